@@ -1,0 +1,219 @@
+"""
+Names of environments: ``HalfCheetah-noise98`` is the newest HalfCheetah, with 98 % noise features.
+
+The grammar is ``<Base>[-v<N>][-noise<percent>[-std<x>|-real]][-permute<N>]``:
+
+=================================  =====================================================================
+``HalfCheetah-noise98``            98 % of the features are noise, N(0, 1)
+``HalfCheetah-v4-noise99.5``       a certain version of the base environment; any percentage
+``Hopper-noise90-std4``            N(0, 4^2) noise
+``Walker2d-noise90-real``          noise that imitates the histograms of the real features
+``Ant-noise95-permute1000000``     all features change places every 1,000,000 steps
+=================================  =====================================================================
+
+The base is any registered Gymnasium environment, with a namespace (``ns/Env``) or a module to import
+(``module:Env``) where it needs one.
+"""
+
+import importlib
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, WrapperSpec, find_highest_version, get_env_id, parse_env_id
+
+from sparse_rl.names import unknown
+
+MUJOCO = (
+    "Ant",
+    "HalfCheetah",
+    "Hopper",
+    "Humanoid",
+    "HumanoidStandup",
+    "InvertedDoublePendulum",
+    "InvertedPendulum",
+    "Pusher",
+    "Reacher",
+    "Swimmer",
+    "Walker2d",
+)
+PERCENTS = (50, 80, 90, 95, 98, 99)
+
+_GRAMMAR = "<Base>[-v<N>][-noise<percent>[-std<x>|-real]][-permute<N>], for example HalfCheetah-noise98"
+_ID = re.compile(
+    r"(?P<base>(?:[\w.]+:)?(?:[\w:-]+/)?[\w:.-]+?)(?:-v(?P<version>\d+))?"
+    r"(?:-noise(?P<noise>\d+(?:\.\d+)?)(?:-std(?P<std>\d+(?:\.\d+)?))?(?P<real>-real)?)?"
+    r"(?:-permute(?P<permute>\d+))?",
+    re.ASCII,
+)
+_PART = re.compile(r"-(noise|std|real|permute)[\d.]*(-|$)")  # not in the name of a base environment
+_MUJOCO = "gymnasium.envs.mujoco."
+
+
+class EnvironmentIdError(gym.error.Error, ValueError):
+    """An environment id that cannot be read, or whose base environment nobody has registered."""
+
+
+@dataclass(frozen=True)
+class EnvironmentId:
+    """
+    An environment id, taken apart. ``EnvironmentId.parse(str(x)) == x``.
+
+    :param base: name of the base environment, without version
+    :param version: version of the base environment; by default the newest that is registered
+    :param noise: percentage of features that are noise, in [0, 100), with at most four decimals; None: no wrapper
+    :param std: standard deviation of normal noise, with at most four decimals
+    :param real: whether noise imitates the real features instead
+    :param permute: number of steps after which all features change places; None: no wrapper
+    :raises EnvironmentIdError: if a part is out of range, or parts contradict each other
+
+    >>> EnvironmentId.parse("Ant-noise95-permute1000000")
+    EnvironmentId(base='Ant', version=None, noise=95.0, std=1.0, real=False, permute=1000000)
+    >>> str(EnvironmentId("HalfCheetah", noise=99.5))
+    'HalfCheetah-noise99.5'
+    """
+
+    base: str
+    version: int | None = None
+    noise: float | None = None
+    std: float = 1.0
+    real: bool = False
+    permute: int | None = None
+
+    def __post_init__(self) -> None:
+        match = _ID.fullmatch(self.base)
+        if match is None or match["base"] != self.base or _PART.search(self.base):
+            raise EnvironmentIdError(f"Cannot read the environment id {str(self)!r}. Expected {_GRAMMAR}.")
+        for problem, sentence in (
+            (self.noise is not None and not 0 <= self.noise < 100, "noise is a percentage in [0, 100)"),
+            (not 0 < self.std < float("inf"), "std is a positive standard deviation"),
+            (self.real and self.std != 1, "real noise has the standard deviations of the real features: leave out std"),
+            (self.noise is None and (self.real or self.std != 1), "std and real need noise before them"),
+            (self.permute is not None and self.permute < 1, "permute is a positive number of steps"),
+            (any(round(x, 4) != x for x in (self.noise or 0.0, self.std)), "numbers have at most four decimals"),
+        ):
+            if problem:
+                raise EnvironmentIdError(f"Environment id {str(self)!r}: {sentence}.")
+
+    @classmethod
+    def parse(cls, text: str) -> "EnvironmentId":
+        """
+        Take an environment id apart; whether its base environment exists is not asked.
+
+        :param text: for example ``"HalfCheetah-noise98"``
+        :return: its parts
+        :raises EnvironmentIdError: if the text does not follow the grammar
+        """
+        match = _ID.fullmatch(text)
+        if match is None:
+            raise EnvironmentIdError(f"Cannot read the environment id {text!r}. Expected {_GRAMMAR}.")
+        part = match.groupdict()
+        return cls(
+            base=part["base"],
+            version=None if part["version"] is None else int(part["version"]),
+            noise=None if part["noise"] is None else float(part["noise"]),
+            std=float(part["std"] or 1),
+            real=part["real"] is not None,
+            permute=None if part["permute"] is None else int(part["permute"]),
+        )
+
+    def __str__(self) -> str:
+        text = self.base
+        if self.version is not None:
+            text += f"-v{self.version}"
+        if self.noise is not None:
+            text += f"-noise{_decimal(self.noise)}"
+        if self.std != 1:
+            text += f"-std{_decimal(self.std)}"
+        if self.real:
+            text += "-real"
+        if self.permute is not None:
+            text += f"-permute{self.permute}"
+        return text
+
+    def base_spec(self) -> EnvSpec:
+        """
+        Look up the base environment, importing its module if it names one.
+
+        :return: Gymnasium's spec of the base environment, of the newest version if none is given
+        :raises EnvironmentIdError: if it is not registered
+        """
+        module, colon, name = self.base.rpartition(":")
+        if colon:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                raise EnvironmentIdError(f"Environment id {str(self)!r}: {error}. Is it installed?") from error
+        namespace, name, _ = parse_env_id(name)
+        version = self.version
+        if version is None and get_env_id(namespace, name, None) not in gym.registry:
+            version = find_highest_version(namespace, name)
+        found = get_env_id(namespace, name, version)
+        if found not in gym.registry:
+            specs = [spec for spec in gym.registry.values() if "-noise" not in spec.name]
+            known = {get_env_id(spec.namespace, spec.name, version and spec.version) for spec in specs}
+            raise EnvironmentIdError(unknown("environment", found, known))
+        return gym.registry[found]
+
+    def spec(self) -> EnvSpec:
+        """
+        Describe the environment: the base environment's spec, with the wrappers added.
+
+        :return: a spec for :func:`gymnasium.make`, that survives ``to_json`` and back
+        :raises EnvironmentIdError: if the base environment is not registered
+        """
+        base = self.base_spec()
+        wrappers = []
+        if self.noise is not None:
+            distribution = "real" if self.real else "normal"
+            kwargs = {"fraction": round(self.noise / 100, 6), "distribution": distribution, "std": self.std}
+            wrappers.append(WrapperSpec("NoiseFeatures", "sparse_rl.envs.noise:NoiseFeatures", kwargs | {"seed": None}))
+        if self.permute is not None:
+            kwargs = {"every": self.permute, "seed": 0}
+            wrappers.append(WrapperSpec("PermuteFeatures", "sparse_rl.envs.permute:PermuteFeatures", kwargs))
+        if not wrappers:
+            return base
+        entry_point = base.entry_point
+        if _is_mujoco(base):
+            entry_point = "sparse_rl.envs.mujoco_log:" + str(entry_point).removeprefix(_MUJOCO).replace(":", ".")
+        return replace(
+            base,
+            id=str(replace(self, base=self.base.rpartition(":")[2])),
+            entry_point=entry_point,
+            kwargs=dict(base.kwargs),
+            additional_wrappers=(*base.additional_wrappers, *wrappers),
+            vector_entry_point=None,  # a vectorised base environment would leave our wrappers out
+        )
+
+
+def _decimal(x: float) -> str:
+    return f"{x:.4f}".rstrip("0").rstrip(".")
+
+
+def _is_mujoco(spec: EnvSpec) -> bool:
+    return isinstance(spec.entry_point, str) and spec.entry_point.startswith(_MUJOCO)
+
+
+def make(environment_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    """
+    Make an environment by its id: one that follows our grammar, or any that Gymnasium knows.
+
+    :param environment_id: for example ``"Ant-noise95-permute1000000"`` or ``"CartPole-v1"``
+    :param kwargs: for :func:`gymnasium.make` and the base environment, for example ``render_mode``
+    :return: the environment
+    :raises EnvironmentIdError: if the id cannot be read, or its base environment is not registered
+    """
+    spec = gym.registry.get(environment_id) or EnvironmentId.parse(environment_id).spec()
+    if _is_mujoco(spec):
+        importlib.import_module("sparse_rl.envs.mujoco_log")
+    return gym.make(spec, **kwargs)
+
+
+def register_environments() -> None:
+    """Register the MuJoCo environments with 50, 80, 90, 95, 98 and 99 % noise with Gymnasium, unless done already."""
+    for base in MUJOCO:
+        for percent in PERCENTS:
+            spec = EnvironmentId(base, noise=percent).spec()
+            if spec.id not in gym.registry:
+                gym.register(**{field.name: getattr(spec, field.name) for field in fields(spec) if field.init})
