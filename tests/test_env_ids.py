@@ -238,9 +238,9 @@ def test_vectors_show_what_single_environments_show():
     text, n = "Hopper-noise90-permute20", 2
     vectors = {
         "sync": gym.vector.SyncVectorEnv([lambda: make(text)] * n),
-        "async": gym.vector.AsyncVectorEnv([lambda: make(text)] * n),
+        "async": gym.vector.AsyncVectorEnv([lambda: make(text)] * n, context="forkserver"),
         "dummy": DummyVecEnv([lambda: make(text)] * n),
-        "subprocess": SubprocVecEnv([lambda: make(text)] * n, start_method="fork"),
+        "subprocess": SubprocVecEnv([lambda: make(text)] * n),
     }
     singles = [make(text) for _ in range(n)]
     expected = np.array([env.reset(seed=5 + i)[0] for i, env in enumerate(singles)])

@@ -71,8 +71,8 @@ class Histograms:
     Only the marginals are imitated: noise features are independent of each other and of the past.
 
     :param edges: float32 ``(d, bins + 1)``, ascending edges of each feature's bins
-    :param cumulative: float32 ``(d, m)``, probability of a value below each edge, from 0 to 1; then infinity, to fill up
-        to a power of two that exceeds bins + 1
+    :param cumulative: float32 ``(d, m)``, probability of a value below each edge, from 0 to 1; then infinity, up to a
+        power of two that exceeds bins + 1
     """
 
     edges: NDArray[np.float32]

@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_rl.envs.checks import SEED_BITS, checked_seed, vector_bounds
 from sparse_rl.envs.distributions import DISTRIBUTIONS, NoiseModel
-from sparse_rl.envs.spaces import SEED_BITS, checked_seed, vector_bounds
 from sparse_rl.names import unknown
 
 __all__ = ["NoiseFeatures", "NonFiniteObservationError", "total_features"]
@@ -56,11 +56,12 @@ class NoiseFeatures(gym.Wrapper[NDArray[np.float32], Any, Any, Any], gym.utils.R
     other reset starts the next episode. Before the first seeded reset the constructor's seed holds.
 
     Paper: Grooten et al., "Automatic Noise Filtering with Dynamic Sparse Training in Deep Reinforcement Learning",
-    AAMAS 2023, arXiv 2302.06548, section 4.
+    AAMAS 2023, arXiv 2302.06548.
 
     :param env: an environment whose observations are vectors
     :param fraction: fraction of all features that are noise, in [0, 1); see :func:`total_features`
-    :param distribution: ``"normal"``, or ``"real"`` for noise that imitates the histograms of the real features
+    :param distribution: ``"normal"``, or ``"real"`` for noise that imitates the histograms of the real features in a
+        random policy's rollout
     :param std: standard deviation of normal noise
     :param seed: the noise's seed until the first seeded reset; by default one from the operating system
     :raises TypeError: if an argument has the wrong type, or the observation space is no Box

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_rl.envs import philox
-from sparse_rl.envs.spaces import checked_seed, vector_bounds
+from sparse_rl.envs.checks import checked_seed, vector_bounds
 
 __all__ = ["PermuteFeatures", "permutation_at"]
 
@@ -62,7 +62,7 @@ class PermuteFeatures(gym.Wrapper[NDArray[np.float32], Any, Any, Any], gym.utils
     :meth:`set_phase`.
 
     Paper: Grooten et al., "Automatic Noise Filtering with Dynamic Sparse Training in Deep Reinforcement Learning",
-    AAMAS 2023, arXiv 2302.06548, section 6 (which re-orders every 1,000,000 steps, with 95 % noise).
+    AAMAS 2023, arXiv 2302.06548; its experiments re-order every 1,000,000 steps, with 95 % noise.
 
     :param env: an environment whose observations are vectors
     :param every: number of steps per phase; by default the phase never changes by itself

@@ -1,4 +1,4 @@
-"""What the wrappers ask of an environment: observations that are vectors."""
+"""What the wrappers ask for: an environment whose observations are vectors, and a sensible seed."""
 
 from typing import Any
 
