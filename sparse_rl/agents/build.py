@@ -1,0 +1,127 @@
+"""From a recipe to a learner: the one place where hyperparameters meet Stable-Baselines3."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
+
+from sparse_rl.agents.checks import RUN_KEYS, RecipeError
+from sparse_rl.agents.sac import SAC
+from sparse_rl.agents.td3 import TD3
+from sparse_rl.names import unknown
+from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy
+from sparse_rl.topology import SET, Static
+
+LEARNERS: Mapping[str, type[OffPolicyAlgorithm]] = {"sac": SAC, "td3": TD3}
+_DENSE_POLICIES: Mapping[str, type[BasePolicy]] = {"sac": SACPolicy, "td3": TD3Policy}
+_SPARSE_POLICIES: Mapping[str, type[BasePolicy]] = {"sac": SparseSACPolicy, "td3": SparseTD3Policy}
+# Constructor arguments that a recipe does not set, or sets by another key.
+_NOT_IN_RECIPES = {
+    *("self", "policy", "env", "action_noise", "replay_buffer_class", "tensorboard_log", "verbose", "seed", "device"),
+    "_init_setup_model",
+}
+_POLICY_KEYS = ("sparsity", "distribution", "kernel")
+
+
+def learner_defaults(learner: str) -> dict[str, Any]:
+    """
+    List the constructor arguments that a recipe may set.
+
+    :param learner: ``"sac"`` or ``"td3"``
+    :return: their names and Stable-Baselines3's defaults
+    """
+    parameters = inspect.signature(LEARNERS[learner]).parameters
+    return {name: p.default for name, p in parameters.items() if name not in _NOT_IN_RECIPES}
+
+
+def make_method(description: Mapping[str, Any]) -> SET | Static:
+    """
+    Make a sparse training method.
+
+    :param description: its ``name`` and its settings, checked already
+    :return: the method
+    :raises ValueError: if its settings do not fit together
+    """
+    settings = {key: value for key, value in description.items() if key != "name"}
+    return SET(**settings) if description["name"] == "set" else Static()
+
+
+def make_model(
+    learner: str, hyperparameters: Mapping[str, Any], vec_env: VecEnv, seed: int, device: str
+) -> OffPolicyAlgorithm:
+    """
+    Make an untrained agent.
+
+    :param learner: ``"sac"`` or ``"td3"``
+    :param hyperparameters: a complete recipe, checked already
+    :param vec_env: the environment in which it will learn
+    :param seed: the seed of everything that is drawn
+    :param device: where the networks live, for example ``"cpu"`` or ``"auto"``
+    :return: the agent
+    :raises ValueError: if some hyperparameters do not fit together, or not to the environment
+    """
+    arguments = {key: value for key, value in hyperparameters.items() if key not in RUN_KEYS}
+    if isinstance(arguments.get("train_freq"), list):
+        arguments["train_freq"] = tuple(arguments["train_freq"])
+    arguments["policy_kwargs"] = _policy_kwargs(learner, arguments.get("policy_kwargs") or {})
+    policies = _SPARSE_POLICIES if "method" in hyperparameters else _DENSE_POLICIES
+    arguments["policy_kwargs"] |= {key: hyperparameters[key] for key in _POLICY_KEYS if key in hyperparameters}
+    arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
+    if hyperparameters["replay"] == "redrawn":
+        if arguments.get("n_steps", 1) > 1 or arguments.get("optimize_memory_usage"):
+            raise RecipeError("n_steps and optimize_memory_usage work with `--replay observed` only.")
+        from sparse_rl.agents.replay import RedrawnReplayBuffer
+
+        arguments["replay_buffer_class"] = RedrawnReplayBuffer
+        own = RedrawnReplayBuffer.kwargs_for(vec_env)
+        arguments["replay_buffer_kwargs"] = {**(arguments.get("replay_buffer_kwargs") or {}), **own}
+    try:
+        th.device("cpu" if device == "auto" else device)
+    except RuntimeError as error:
+        raise RecipeError(f"There is no device {device!r}; give cpu, cuda or auto.") from error
+    try:
+        return LEARNERS[learner](policies[learner], vec_env, seed=seed, device=device, **arguments)
+    except MemoryError as error:
+        raise RecipeError(f"There is not enough memory: {error} Give a smaller buffer_size.") from error
+    except (AssertionError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RecipeError(f"The agent cannot be built from these hyperparameters: {reason}") from error
+
+
+def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the names, and let YAML name classes: ``activation_fn: Tanh``, ``optimizer_class: AdamW``."""
+    parameters = inspect.signature(_DENSE_POLICIES[learner]).parameters
+    known = set(parameters) - {"self", "observation_space", "action_space", "lr_schedule"}
+    result = dict(given)
+    for key in given:
+        if key in _POLICY_KEYS:
+            raise RecipeError(f"{key!r} belongs at the top of a recipe, not below policy_kwargs.")
+        if key not in known:
+            raise RecipeError(unknown("key of policy_kwargs", key, known))
+    for key, module, base in (
+        ("activation_fn", th.nn, th.nn.Module),
+        ("optimizer_class", th.optim, th.optim.Optimizer),
+    ):
+        if key in given:
+            classes = {name: c for name, c in vars(module).items() if isinstance(c, type) and issubclass(c, base)}
+            if given[key] not in classes:
+                raise RecipeError(unknown(key, given[key], classes))
+            result[key] = classes[given[key]]
+    return result
+
+
+def _action_noise(hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> ActionNoise | None:
+    kind = hyperparameters.get("noise_type")
+    if kind is None:
+        return None
+    mean = np.zeros(vec_env.action_space.shape or ())
+    std = np.full_like(mean, hyperparameters.get("noise_std", 0.1))
+    return NormalActionNoise(mean, std) if kind == "normal" else OrnsteinUhlenbeckActionNoise(mean, std)

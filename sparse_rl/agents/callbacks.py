@@ -1,0 +1,157 @@
+"""The callbacks of a run: Stable-Baselines3's own wherever they do."""
+
+import signal
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.vec_env import VecEnv
+
+from sparse_rl.agents.connectivity import NOT_SCALAR, ConnectivityCallback
+from sparse_rl.agents.run_folder import RunFolder
+from sparse_rl.agents.vec_envs import follow_phase
+
+
+class GuardCallback(BaseCallback):
+    """
+    End training cleanly when it cannot or shall not go on: at a signal, or when numbers stop being finite.
+
+    A signal only raises a flag, which the next environment step sees; so it never strikes in the middle of an update. A
+    second one acts at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal: signal.Signals | None = None
+        self.failure: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether training was ended by this callback."""
+        return self.signal is not None or self.failure is not None
+
+    def __enter__(self) -> "GuardCallback":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self.__exit__()
+
+    def _on_step(self) -> bool:
+        for name, key in (("observation", "new_obs"), ("reward", "rewards"), ("action", "actions")):
+            if not np.isfinite(self.locals[key]).all():
+                self.failure = f"Training ended at step {self.num_timesteps}: NaN or infinite {name}."
+        return not self.ended_early
+
+
+class PublishCallback(BaseCallback):
+    """
+    Move what other callbacks have written out of the staging folder; goes after them.
+
+    :param folder: the folder of the run
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def _on_step(self) -> bool:
+        self.folder.publish()
+        return True
+
+    def _on_training_end(self) -> None:
+        self.folder.publish()
+
+
+class HyperparametersCallback(BaseCallback):
+    """
+    Write what TensorBoard's HPARAMS tab compares, and the whole configuration as text.
+
+    :param hyperparameters: numbers, words and truth values
+    :param configuration: the text of ``config.yml``
+    """
+
+    def __init__(self, hyperparameters: Mapping[str, bool | str | float], configuration: str) -> None:
+        super().__init__()
+        self.hyperparameters = dict(hyperparameters)
+        self.configuration = configuration
+
+    def _on_training_start(self) -> None:
+        # TensorBoard shows a metric only if a scalar of the same name is logged later.
+        metrics = ("eval/mean_reward", "rollout/ep_rew_mean", "train/critic_loss", "train/actor_loss")
+        hparam = HParam(self.hyperparameters, dict.fromkeys(metrics, 0.0))
+        self.logger.record("hparams", hparam, exclude=NOT_SCALAR)
+        code = "".join(f"    {line}\n" for line in self.configuration.splitlines())  # Markdown for "as it is"
+        self.logger.record("config", code, exclude=NOT_SCALAR)
+        self.logger.dump(self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class EvaluationCallback(EvalCallback):
+    """
+    Stable-Baselines3's evaluation, which also sees the agent exactly as it is saved at the end.
+
+    :param eval_env: the environment to evaluate in; it follows the training environment's permutation
+    :param connectivity: draws a picture at each evaluation
+    :param folder: the folder of the run
+    :param every: environment steps between two evaluations
+    :param episodes: episodes of each evaluation
+    :param guard: says whether training was ended early; then there is no last evaluation
+    """
+
+    def __init__(
+        self,
+        eval_env: VecEnv,
+        connectivity: ConnectivityCallback,
+        folder: RunFolder,
+        every: int,
+        episodes: int,
+        guard: GuardCallback,
+    ) -> None:
+        staging = str(folder.staging)
+        # The parent evaluates whenever it is called; when that is, is decided here.
+        super().__init__(
+            eval_env, n_eval_episodes=episodes, eval_freq=1, log_path=staging, best_model_save_path=staging, verbose=0
+        )
+        self.connectivity = connectivity
+        self.every = every
+        self.guard = guard
+        self._next = every
+
+    def _on_step(self) -> bool:
+        # The last evaluation waits for the last update.
+        if self.num_timesteps < self._next or self.num_timesteps >= self.locals["total_timesteps"]:
+            return True
+        self._next += self.every
+        return self.evaluate()
+
+    def _on_training_end(self) -> None:
+        if not self.guard.ended_early:
+            self.evaluate()
+
+    def evaluate(self) -> bool:
+        """
+        Evaluate now.
+
+        :return: whether training goes on
+        """
+        best = self.best_mean_reward
+        follow_phase(self.eval_env, self.training_env)
+        self.connectivity.record_picture()  # goes out with the evaluation's own dump
+        goes_on = super()._on_step()
+        mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
+        note = "  (best so far)" if self.best_mean_reward > best else ""
+        print(f"step {self.num_timesteps:>9,}: return {mean:.1f} +/- {std:.1f}{note}", flush=True)
+        return goes_on

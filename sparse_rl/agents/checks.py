@@ -1,0 +1,228 @@
+"""What the values of a recipe may be. Every message is a sentence for the person who wrote the recipe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparse_rl.names import unknown
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message is a sentence for the user."""
+
+
+Check = Callable[[str, Any], Any]
+
+
+def describe(value: object) -> str:
+    """
+    Name a wrong value in an error message.
+
+    :param value: the value
+    :return: its ``repr``; "nothing" for an empty YAML value
+    """
+    return "nothing" if value is None else repr(value)
+
+
+@dataclass(frozen=True)
+class Number:
+    """
+    The check of a number.
+
+    :param low: the least value allowed
+    :param high: the greatest value allowed
+    :param whole: whether it must be a whole number; ``1e6`` is one
+    :param above: whether ``low`` itself is not allowed
+    :param below: whether ``high`` itself is not allowed
+    """
+
+    low: float = float("-inf")
+    high: float = float("inf")
+    whole: bool = False
+    above: bool = False
+    below: bool = False
+
+    def __call__(self, key: str, value: Any) -> int | float:
+        """
+        Check a value.
+
+        :param key: its key, for the error message
+        :param value: the value
+        :return: the value, as ``int`` if whole numbers are asked for
+        :raises RecipeError: if it is not such a number
+        """
+        if not isinstance(value, int | float) or isinstance(value, bool) or not self._holds(value):
+            kind = "whole number" if self.whole else "number"
+            raise RecipeError(f"{key} must be a {kind}{self._range()}, not {describe(value)}.")
+        return int(value) if self.whole else value
+
+    def _holds(self, value: float) -> bool:
+        if not abs(value) < float("inf") or (self.whole and value != int(value)):
+            return False
+        above = value > self.low if self.above else value >= self.low
+        below = value < self.high if self.below else value <= self.high
+        return above and below
+
+    def _range(self) -> str:
+        if self.high < float("inf"):
+            return f" in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
+        if self.low > float("-inf"):
+            return f" above {self.low:g}" if self.above else f" of at least {self.low:g}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """
+    The check of a word.
+
+    :param words: the words allowed
+    """
+
+    words: Sequence[str]
+
+    def __call__(self, key: str, value: Any) -> str:
+        """
+        Check a value.
+
+        :param key: its key, for the error message
+        :param value: the value
+        :return: the value
+        :raises RecipeError: if it is none of the words
+        """
+        if value not in self.words:
+            raise RecipeError(unknown(key, value, self.words))
+        return str(value)
+
+
+def _is(kind: type, description: str) -> Check:
+    def check(key: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise RecipeError(f"{key} must be {description}, not {describe(value)}.")
+        return value
+
+    return check
+
+
+def _either(check: Check, is_word: Callable[[str], bool]) -> Check:
+    """Accept certain words besides what ``check`` accepts."""
+    return lambda key, value: value if isinstance(value, str) and is_word(value) else check(key, value)
+
+
+def _sparsity(key: str, value: Any) -> Any:
+    fraction = Number(0, 1, below=True)
+    if isinstance(value, dict):
+        return {Choice(("actor", "critic"))(f"part of {key}", part): fraction(key, x) for part, x in value.items()}
+    return fraction(key, value)
+
+
+def _train_freq(key: str, value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return [Number(1, whole=True)(key, value[0]), Choice(("step", "episode"))(f"unit of {key}", value[1])]
+    return Number(1, whole=True)(key, value)
+
+
+_COUNT = Number(1, whole=True)
+_FRACTION = Number(0, 1)
+_MAPPING = _is(dict, "a mapping such as {key: value}")
+
+# What decides a run but is no argument of the learner: rl-baselines3-zoo's keys, then this project's.
+RUN_KEYS: Mapping[str, Check] = {
+    "n_timesteps": _COUNT,
+    "n_envs": _COUNT,
+    "policy": Choice(("MlpPolicy",)),
+    "noise_type": Choice(("normal", "ornstein-uhlenbeck")),
+    "noise_std": Number(0),
+    "eval_freq": Number(-1, whole=True),
+    "eval_episodes": _COUNT,
+    "method": _MAPPING,
+    "sparsity": _sparsity,
+    "distribution": Choice(("input", "uniform", "erdos_renyi", "erk")),
+    "kernel": Choice(("auto", "numba", "scatter")),
+    "replay": Choice(("redrawn", "observed")),
+}
+METHODS: Mapping[str, Mapping[str, Check]] = {
+    "static": {},
+    "set": {
+        "drop_fraction": _FRACTION,
+        "update_interval": _COUNT,
+        "decay": Choice(("constant", "cosine")),
+        "stop": _COUNT,
+    },
+}
+# Ranges of the learners' arguments; those that are not here are checked by the type of their default.
+_LEARNER_KEYS: Mapping[str, Check] = {
+    "learning_rate": Number(0, above=True),
+    "buffer_size": _COUNT,
+    "learning_starts": Number(0, whole=True),
+    "batch_size": _COUNT,
+    "tau": _FRACTION,
+    "gamma": _FRACTION,
+    "train_freq": _train_freq,
+    "gradient_steps": Number(-1, whole=True),
+    "n_steps": _COUNT,
+    "ent_coef": _either(Number(0), lambda word: word == "auto" or _is_initial_value(word)),
+    "target_entropy": _either(Number(), lambda word: word == "auto"),
+    "target_update_interval": _COUNT,
+    "policy_delay": _COUNT,
+    "target_policy_noise": Number(0),
+    "target_noise_clip": Number(0),
+    "stats_window_size": _COUNT,
+    "policy_kwargs": _MAPPING,
+    "replay_buffer_kwargs": _MAPPING,
+}
+
+
+def _is_initial_value(word: str) -> bool:
+    prefix, _, number = word.partition("_")
+    return prefix == "auto" and number.replace(".", "", 1).isdigit() and float(number) > 0
+
+
+def check_recipe(recipe: Mapping[str, Any], learner_defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Check all keys and values of a recipe.
+
+    :param recipe: the recipe
+    :param learner_defaults: the arguments that the learner's constructor takes from a recipe, with their defaults
+    :return: the recipe with whole numbers as ``int``
+    :raises RecipeError: at the first key that is not known, or value that is not allowed
+    """
+    result = {}
+    for key, value in recipe.items():
+        if key not in RUN_KEYS and key not in learner_defaults:
+            raise RecipeError(unknown("recipe key", key, {*RUN_KEYS, *learner_defaults}))
+        check = RUN_KEYS.get(key) or _LEARNER_KEYS.get(key) or _by_type(learner_defaults[key])
+        result[key] = check(key, value)
+    if "method" in result:
+        result["method"] = check_method(result["method"])
+    return result
+
+
+def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Check the description of a sparse training method.
+
+    :param method: its ``name`` and its settings
+    :return: the same, with whole numbers as ``int``
+    :raises RecipeError: if the name or a setting is not known, or a value is not allowed
+    """
+    name = Choice(tuple(METHODS))("method name", method.get("name"))
+    checks = METHODS[name]
+    result: dict[str, Any] = {"name": name}
+    for key, value in method.items():
+        if key == "name":
+            continue
+        if key not in checks:
+            if not checks:
+                raise RecipeError(f"The method {name!r} has no settings, so {key!r} cannot be set.")
+            raise RecipeError(unknown(f"setting of the method {name!r}", key, checks))
+        result[key] = checks[key](key, value)
+    return result
+
+
+def _by_type(default: Any) -> Check:
+    if isinstance(default, bool):
+        return _is(bool, "true or false")
+    if isinstance(default, int):
+        return Number(whole=True)
+    return Number() if isinstance(default, float) else lambda key, value: value

@@ -1,0 +1,218 @@
+"""The command line of ``train.py``. PyTorch is imported only once the words on it make sense."""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparse_rl.agents.checks import RecipeError
+from sparse_rl.agents.plan import make_plan, read_recipe
+from sparse_rl.agents.recipe import algorithms, learner_of
+from sparse_rl.agents.run_folder import RunFolder
+from sparse_rl.envs import EnvironmentId
+
+if TYPE_CHECKING:
+    from sparse_rl.agents.experiment import Experiment
+
+EXIT_BAD_INPUT = 2
+
+_EXAMPLES = """\
+examples:
+  python train.py --algo anf-sac --env HalfCheetah-noise98          833 of 850 sensor readings are noise
+  python train.py --algo sac --env HalfCheetah-noise98              the dense baseline
+  python train.py --env HalfCheetah-noise98 -n 3000                 a short trial
+  python train.py --env Ant-noise95-permute1000000                  all features change places every million steps
+  python train.py --env Walker2d-noise90-real --replay observed     realistic noise, learnt from as it was seen
+  python train.py --env Hopper-v5 --sparsity 0.9 -params learning_rate:1e-3 policy_kwargs.net_arch:[400,300]
+
+A run goes into runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (exit code 130; SIGTERM: 143).
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """
+    Make the parser of ``train.py``.
+
+    :return: the parser
+    """
+    parser = argparse.ArgumentParser(
+        "train.py",
+        description="Train a sparse (or dense) agent, also where most of what it observes is noise.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_basics(parser)
+    _add_sparsity(parser)
+    _add_hyperparameters(parser)
+    _add_output(parser)
+    _add_machine(parser)
+    return parser
+
+
+def _add_basics(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to train")
+    group.add_argument("--algo", default="anf-sac", metavar="NAME", help=f"{', '.join(algorithms())} (%(default)s)")
+    group.add_argument(
+        "--env", default="HalfCheetah-noise98", metavar="ID",
+        help="any Gymnasium id with Box spaces; -noise98 makes 98 %% of the features noise (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "-n", "--n-timesteps", "--total-timesteps", type=_whole, metavar="N", help="environment steps (from the recipe)"
+    )
+    group.add_argument("--seed", type=_whole, default=-1, metavar="N", help="same seed, same run; -1: random (-1)")
+
+
+def _add_sparsity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sparse training and noise (from the recipe)")
+    group.add_argument("--sparsity", type=float, metavar="S", help="fraction of absent weights, in [0, 1)")
+    group.add_argument("--drop-fraction", type=float, metavar="F", help="fraction of weights replaced by each update")
+    group.add_argument("--update-interval", type=_whole, metavar="N", help="gradient steps between two updates")
+    group.add_argument("--kernel", metavar="NAME", help="arithmetic of sparse layers: auto, numba, scatter")
+    group.add_argument(
+        "--replay", metavar="NAME",
+        help="redrawn: fresh noise each time a transition is used, as the published ANF code does (in this project's "
+        "noise environments); observed: learn from the noise that was seen (everywhere else)",
+    )  # fmt: skip
+
+
+def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("hyperparameters")
+    group.add_argument("--variant", metavar="NAME", help="a variant of the recipe; paper: the published settings")
+    group.add_argument(
+        "-params", "--hyperparams", nargs="+", default=[], action="extend", metavar="KEY:VALUE",
+        help="change the recipe: learning_rate:1e-3 policy_kwargs.net_arch:[400,300]",
+    )  # fmt: skip
+    group.add_argument(
+        "-conf", "--conf-file", type=Path, metavar="FILE", help="your own recipe (YAML), on top of the built-in one"
+    )
+    group.add_argument("--n-envs", type=_whole, metavar="N", help="copies of the environment (from the recipe, or 1)")
+    group.add_argument(
+        "--env-kwargs", nargs="+", default=[], action="extend", metavar="KEY:VALUE", help="arguments of the environment"
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("evaluation and output")
+    group.add_argument(
+        "--eval-freq", type=_whole, metavar="N", help="steps between evaluations; -1: none (a fifth of all, <= 10000)"
+    )
+    group.add_argument("--eval-episodes", type=_whole, metavar="N", help="episodes of each evaluation (5)")
+    group.add_argument("--n-eval-envs", type=_whole, default=1, metavar="N", help="environments for it (%(default)s)")
+    group.add_argument("--save-freq", type=_whole, default=-1, metavar="N", help="steps between checkpoints (none)")
+    group.add_argument(
+        "--log-interval", type=_whole, default=4, metavar="N", help="episodes between logs (%(default)s)"
+    )
+    group.add_argument("-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help="(%(default)s)")
+    group.add_argument(
+        "-tb", "--tensorboard-log", type=Path, metavar="DIR", help="TensorBoard's folder (the run's own)"
+    )
+    group.add_argument(
+        "-P", "--progress", action=argparse.BooleanOptionalAction, default=None, help="progress bar (at a terminal)"
+    )
+    group.add_argument("--verbose", type=_whole, default=0, metavar="N", help="1: tables of all logs (%(default)s)")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, auto (%(default)s)")
+    group.add_argument(
+        "--num-threads", type=_whole, default=-1, metavar="N", help="threads of PyTorch (its own choice)"
+    )
+    group.add_argument(
+        "--vec-env", choices=("dummy", "subproc"), default="dummy",
+        help="all environments in one process, or one process each (%(default)s)",
+    )  # fmt: skip
+
+
+def _whole(text: str) -> int:
+    """Read a whole number; ``1e6`` and ``1_000_000`` are welcome."""
+    number = float(text)
+    if number != number // 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(number)
+
+
+_whole.__name__ = "whole number"  # argparse puts it into its messages
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Train an agent.
+
+    :param arguments: the words of the command line; those of this process if ``None``
+    :return: the exit code: 0; 2 for bad input; 130 or 143 if ended by SIGINT or SIGTERM
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    args = make_parser().parse_args(words)
+    try:
+        experiment = _prepare(args)
+        folder = RunFolder(args.log_folder, args.algo, args.env)
+    except (ValueError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted before the training began.", 128 + signal.SIGINT)
+    print(f"{experiment.plan.title}\nlogs in {folder.path}", flush=True)
+    tensorboard = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
+    progress = sys.stdout.isatty() if args.progress is None else args.progress
+    command = shlex.join(["python", "train.py", *words])
+    try:
+        experiment.run(folder, command, tensorboard, progress, args.verbose)
+    except OSError as error:  # a full disk, say
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
+    return _report(experiment, folder, tensorboard)
+
+
+def _prepare(args: argparse.Namespace) -> "Experiment":
+    """Check everything, the quick things first, and build the agent."""
+    environment = EnvironmentId.parse(args.env)
+    try:
+        environment.base_spec()
+    except ImportError as error:
+        raise RecipeError(
+            f"The environment id {args.env!r} names a module that cannot be imported: {error}."
+        ) from error
+    recipe = read_recipe(args, environment)
+
+    from sparse_rl.agents.build import learner_defaults
+    from sparse_rl.agents.experiment import Experiment
+
+    plan = make_plan(args, environment, recipe, learner_defaults(learner_of(args.algo)))
+    for note in plan.notes:
+        print(f"Note: {note}", flush=True)
+    return Experiment(plan)
+
+
+def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
+
+
+def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path) -> int:
+    """Say how it went and what to type next."""
+    from sparse_rl.agents.experiment import last_evaluation
+
+    guard = experiment.guard
+    if guard.signal is not None:
+        print(f"\nEnded by {guard.signal.name} at step {experiment.model.num_timesteps:,}; everything is saved.")
+    evaluation = last_evaluation(folder)
+    if evaluation is not None:
+        steps, returns = evaluation
+        episodes = "episode" if len(returns) == 1 else "episodes"
+        print(
+            f"\nreturn {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} {episodes}, "
+            f"evaluated at step {steps:,} with {experiment.plan.protocol} noise"
+        )
+    run = shlex.quote(str(folder.path))
+    print(f"\nWhere everything is:    {run}")
+    print(f"What it looks at:       {run}/connectivity.png")
+    print(f"To see the curves:      tensorboard --logdir {shlex.quote(str(tensorboard))}")
+    print(f"To evaluate the agent:  python -m sparse_rl.agents.evaluate {run}")
+    if guard.failure is not None:
+        return _fail(guard.failure)
+    return 0 if guard.signal is None else 128 + guard.signal

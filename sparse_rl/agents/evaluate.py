@@ -1,0 +1,92 @@
+"""
+Evaluate the agent of a run: ``python -m sparse_rl.agents.evaluate runs/anf-sac/HalfCheetah-noise98/1``.
+
+The networks are built from ``config.yml`` and filled with the tensors of the agent's file; nothing is unpickled.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sparse_rl.agents.build import learner_defaults, make_model
+from sparse_rl.agents.checks import RecipeError, check_recipe
+from sparse_rl.agents.recipe import algorithms, learner_of, parse_yaml
+from sparse_rl.agents.run_folder import file_name
+from sparse_rl.agents.vec_envs import make_vec_env
+from sparse_rl.names import unknown
+
+
+def evaluate(
+    folder: Path, episodes: int = 10, best: bool = False, seed: int = 0, phase: int = 0
+) -> NDArray[np.float64]:
+    """
+    Let a trained agent act for some episodes, without exploration.
+
+    :param folder: the folder of its run
+    :param episodes: number of episodes
+    :param best: whether to take the agent that did best in an evaluation, instead of the last one
+    :param seed: seed of the environment
+    :param phase: the phase of an environment that permutes its features
+    :return: the return of each episode
+    :raises ValueError: if the folder does not describe a run
+    :raises OSError: if a file cannot be read
+    """
+    file = folder / "config.yml"
+    config = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
+    if not isinstance(config, dict) or not isinstance(config.get("hyperparameters"), dict):
+        raise RecipeError(f"{str(file)!r} does not describe a run.")
+    algorithm, environment = str(config.get("algo")), str(config.get("env"))
+    if algorithm not in algorithms():
+        raise RecipeError(unknown("algorithm", algorithm, algorithms()))
+    learner = learner_of(algorithm)
+    # Nothing will be learnt: neither a large replay buffer nor fresh noise for it is needed.
+    hyperparameters = config["hyperparameters"] | {"replay": "observed", "buffer_size": 1}
+    hyperparameters = check_recipe(hyperparameters, learner_defaults(learner))
+    env = make_vec_env(environment, 1, seed, env_kwargs=config.get("env_kwargs"))
+    try:
+        model = make_model(learner, hyperparameters, env, seed, device="cpu")
+        model.set_parameters(str(folder / ("best_model.zip" if best else f"{file_name(environment)}.zip")))
+        if phase:
+            env.env_method("set_phase", phase)
+        returns, _ = evaluate_policy(model, env, episodes, return_episode_rewards=True)
+    finally:
+        env.close()
+    return np.asarray(returns, dtype=np.float64)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Evaluate an agent and print its return.
+
+    :param arguments: the words of the command line; those of this process if ``None``
+    :return: the exit code: 0, or 2 for bad input
+    """
+    parser = argparse.ArgumentParser(description="Evaluate the agent of a run.")
+    parser.add_argument("folder", type=Path, help="the run's folder")
+    parser.add_argument("-n", "--episodes", type=int, default=10, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--best", action="store_true", help="the agent that did best in an evaluation, not the last one"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the environment (%(default)s)")
+    parser.add_argument(
+        "--phase", type=int, default=0, metavar="K", help="phase of a permuted environment (%(default)s)"
+    )
+    args = parser.parse_args(arguments)
+    th.set_num_threads(1)  # one observation at a time: more threads only get in each other's way
+    try:
+        returns = evaluate(args.folder, args.episodes, args.best, args.seed, args.phase)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"return {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

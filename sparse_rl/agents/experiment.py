@@ -1,0 +1,196 @@
+"""One training run, from a checked plan to a folder that explains itself."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+import yaml
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    ProgressBarCallback,
+)
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sparse_rl.agents.build import make_method, make_model
+from sparse_rl.agents.callbacks import (
+    EvaluationCallback,
+    GuardCallback,
+    HyperparametersCallback,
+    PublishCallback,
+)
+from sparse_rl.agents.connectivity import ConnectivityCallback
+from sparse_rl.agents.plan import Plan
+from sparse_rl.agents.recipe import learner_of
+from sparse_rl.agents.run_folder import RunFolder
+from sparse_rl.agents.vec_envs import make_vec_env, start_logs
+from sparse_rl.envs import NonFiniteObservationError
+from sparse_rl.sb3 import TopologyCallback
+from sparse_rl.version import __version__
+
+# Far from the training seeds, also when many environments count up from one of them.
+EVALUATION_SEED_OFFSET = 10_000
+
+
+class Experiment:
+    """
+    A run, built and ready to start: whatever is wrong with the plan has come to light, and nothing is on the disk yet.
+
+    :param plan: what to do
+    :raises ValueError: if the plan cannot be carried out; the message is for the user
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.hyperparameters = plan.hyperparameters
+        if plan.num_threads > 0:
+            th.set_num_threads(plan.num_threads)
+        description = self.hyperparameters.get("method")
+        self.method = None if description is None else make_method(description)
+        self.guard = GuardCallback()
+        self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
+        self.eval_env: VecEnv | None = None
+        try:
+            self.model: OffPolicyAlgorithm = make_model(
+                learner_of(plan.algo), self.hyperparameters, self.env, plan.seed, plan.device
+            )
+            if self.hyperparameters["eval_freq"] > 0:
+                self.eval_env = self._make_env(plan.n_eval_envs, plan.seed + EVALUATION_SEED_OFFSET)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_env(self, n_envs: int, seed: int) -> VecEnv:
+        return make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+        if self.eval_env is not None:
+            self.eval_env.close()
+
+    def run(
+        self,
+        folder: RunFolder,
+        command: str,
+        tensorboard: Path,
+        progress: bool = False,
+        verbose: int = 0,
+    ) -> None:
+        """
+        Train, and leave a complete folder whichever way training ends.
+
+        :param folder: the run's folder, newly created
+        :param command: the command line, for ``command.txt``
+        :param tensorboard: folder of TensorBoard's files
+        :param progress: whether to show a progress bar
+        :param verbose: 0 for a line per evaluation, 1 for Stable-Baselines3's tables too
+        """
+        configuration = {**self.describe(), "command": command}
+        text = yaml.safe_dump(configuration, sort_keys=False)
+        with self.guard:
+            self._open(folder, configuration, tensorboard, verbose)
+            try:
+                self._learn(CallbackList(self._callbacks(folder, text, progress)))
+                self.model.save(folder.staging / folder.model.name)
+            finally:
+                self.model.logger.close()
+                self.close()
+                folder.close()
+
+    def _open(self, folder: RunFolder, configuration: dict[str, Any], tensorboard: Path, verbose: int) -> None:
+        """Write what is known before training, and open the logs; if that fails, the run has not begun."""
+        try:
+            self.model.set_logger(configure(str(tensorboard), ["tensorboard"] + ["stdout"] * (verbose > 0)))
+            folder.write_yaml("config.yml", configuration)
+            folder.write_text("command.txt", configuration["command"] + "\n")
+            start_logs(self.env, folder.path)
+        except OSError:
+            self.close()
+            folder.remove()
+            raise
+
+    def _learn(self, callbacks: CallbackList) -> None:
+        try:
+            self.model.learn(self.hyperparameters["n_timesteps"], callbacks, log_interval=self.plan.log_interval)
+        except NonFiniteObservationError as error:
+            self.guard.failure = f"Training ended at step {self.model.num_timesteps}. {error}"
+            callbacks.on_training_end()
+
+    def _callbacks(self, folder: RunFolder, configuration: str, progress: bool) -> list[BaseCallback]:
+        hyperparameters = self.hyperparameters
+        steps, n_envs = hyperparameters["n_timesteps"], hyperparameters["n_envs"]
+        # Every 1000 steps, as ANF's topology updates; at least 50 points for the picture of a short run.
+        connectivity = ConnectivityCallback(folder, min(1000, max(1, steps // 50)), self.plan.title)
+        callbacks: list[BaseCallback] = [self.guard]
+        if self.method is not None:
+            callbacks.append(TopologyCallback(self.method))
+        callbacks += [connectivity, HyperparametersCallback(self._comparable(), configuration)]
+        if self.plan.save_freq > 0:
+            # It counts calls, of which each is a step in every environment.
+            callbacks.append(CheckpointCallback(max(1, self.plan.save_freq // n_envs), str(folder.staging)))
+        if self.eval_env is not None:
+            frequency, episodes = hyperparameters["eval_freq"], hyperparameters["eval_episodes"]
+            callbacks.append(EvaluationCallback(self.eval_env, connectivity, folder, frequency, episodes, self.guard))
+        callbacks.append(PublishCallback(folder))
+        if progress:
+            callbacks.append(ProgressBarCallback())
+        return callbacks
+
+    def _comparable(self) -> dict[str, bool | str | float]:
+        """Give what runs can be compared by: plain values, with those of the method one level up."""
+        plan, method = self.plan, dict(self.hyperparameters.get("method", {"name": "dense"}))
+        values = {"algo": plan.algo, "env": plan.env, "seed": plan.seed, **self.hyperparameters}
+        values |= {"method": method.pop("name"), **method}
+        return {key: value for key, value in values.items() if isinstance(value, bool | str | int | float)}
+
+    def describe(self) -> dict[str, Any]:
+        """
+        Describe the run for ``config.yml``.
+
+        :return: the plan, and the versions of what carries it out
+        """
+        description = {name: value for name, value in vars(self.plan).items() if value is not None}
+        description["hyperparameters"] = dict(self.hyperparameters)
+        packages = ("torch", "stable_baselines3", "gymnasium", "mujoco", "numba", "numpy")
+        versions = {"sparse_rl": __version__, "python": platform.python_version()}
+        versions |= {name: importlib.metadata.version(name) for name in packages}
+        return {**description, "versions": versions, "platform": platform.platform(), "commit": commit()}
+
+
+def commit() -> str | None:
+    """
+    Name the commit of this code.
+
+    :return: its hash, ``-dirty`` behind it if files differ from it; ``None`` outside a checkout
+    """
+    here = Path(__file__)
+    git = ("git", "-C", str(here.parent))
+    try:
+        # An installed package may lie inside somebody else's repository, which says nothing about it.
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True)
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def last_evaluation(folder: RunFolder) -> tuple[int, np.ndarray[Any, Any]] | None:
+    """
+    Read a run's last evaluation.
+
+    :param folder: the folder of the run
+    :return: environment steps and the episodes' returns; ``None`` if there was no evaluation
+    """
+    file = folder.path / "evaluations.npz"
+    if not file.exists():
+        return None
+    with np.load(file, allow_pickle=False) as evaluations:
+        return int(evaluations["timesteps"][-1]), evaluations["results"][-1]

@@ -1,0 +1,89 @@
+"""
+Pictures of where a network looks.
+
+They are drawn on bare figures: ``pyplot`` would keep global state and look for a display.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sparse_rl.agents.connectivity import Measurement
+
+REAL = "#0072b2"
+NOISE = "#b3b3b3"
+ACTION = "#e69f00"
+_LINES = ("-", "--", ":", "-.")
+
+
+def connectivity_picture(
+    measurements: Sequence["Measurement"], connections: NDArray[np.int64], real: NDArray[np.bool_], title: str
+) -> Figure:
+    """
+    Draw how all networks' connections moved over time, and where the actor's are now.
+
+    :param measurements: all measurements of a run
+    :param connections: the actor's connections per input feature
+    :param real: which entries of the observation are real
+    :param title: title of the picture
+    :return: the picture
+    """
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    networks = list(dict.fromkeys(m.network for m in measurements))
+    for network, line in zip(networks, _LINES, strict=False):
+        rows = [m for m in measurements if m.network == network]
+        steps = [m.step for m in rows]
+        for group, color in (("real", REAL), ("noise", NOISE)):
+            values = [getattr(m, group) for m in rows]
+            if None not in values:
+                left.plot(steps, values, line, color=color, label=f"{network}: {group}")
+    left.set(xlabel="environment steps", ylabel="mean connections per feature", title="Over time", ylim=(0, None))
+    left.legend(fontsize="small", ncols=2)
+    left.grid(alpha=0.3)
+    _draw_features(right, connections, real)
+    right.set_title("Actor, now")
+    return figure
+
+
+def features_picture(connections: Mapping[str, NDArray[np.int64]], real: NDArray[np.bool_], title: str) -> Figure:
+    """
+    Draw the connections of every input feature, one panel for each network.
+
+    :param connections: connections per input feature, for each network
+    :param real: which entries of the observation are real
+    :param title: title of the picture
+    :return: the picture
+    """
+    figure = Figure(figsize=(10, 2.5 * len(connections)), layout="constrained")
+    figure.suptitle(title)
+    panels = np.atleast_1d(figure.subplots(len(connections), 1))
+    for panel, (network, counts) in zip(panels, connections.items(), strict=True):
+        _draw_features(panel, counts, real)
+        panel.set_title(network)
+    return figure
+
+
+def _draw_features(axes: Axes, connections: NDArray[np.int64], real: NDArray[np.bool_]) -> None:
+    """Draw noise first, so that a few real features stand out among many others."""
+    index = np.arange(len(connections))
+    is_real = np.append(real, np.zeros(len(connections) - len(real), dtype=bool))
+    is_action = index >= len(real)
+    for label, group, color, size in (
+        ("noise features", ~is_real & ~is_action, NOISE, 6),
+        ("real features", is_real, REAL, 18),
+        ("actions", is_action, ACTION, 18),
+    ):
+        if group.any():
+            mean = connections[group].mean()
+            axes.scatter(index[group], connections[group], s=size, color=color, label=f"{label} (mean {mean:.1f})")
+            axes.axhline(mean, color=color, linewidth=1)
+    axes.set(xlabel="input feature", ylabel="connections", ylim=(0, None))
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)

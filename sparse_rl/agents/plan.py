@@ -1,0 +1,147 @@
+"""What a run shall do: the words of the command line, the recipe, and the defaults, settled into one plan."""
+
+import secrets
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparse_rl.agents.checks import Number, RecipeError, check_recipe
+from sparse_rl.agents.recipe import Recipe, load_recipe, override, parse_assignments
+from sparse_rl.envs import EnvironmentId
+
+MAX_SEED = 2**31 - 1
+# Flags that change the key of the same name.
+RECIPE_FLAGS = ("n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "kernel", "replay")
+METHOD_FLAGS = ("drop_fraction", "update_interval")
+DEFAULTS: Mapping[str, Any] = {"n_envs": 1, "policy": "MlpPolicy", "eval_episodes": 5}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    Everything that decides how a run goes; ``config.yml`` records it.
+
+    :param algo: name of the algorithm
+    :param env: id of the environment
+    :param seed: the seed of everything that is drawn
+    :param hyperparameters: the complete recipe: what was left out has been filled in with defaults
+    :param variant: the recipe's variant
+    :param env_kwargs: arguments of the environment
+    :param vec_env: ``"dummy"`` or ``"subproc"``
+    :param n_eval_envs: number of copies of the environment for evaluation
+    :param save_freq: environment steps between two checkpoints; 0 or less for none
+    :param log_interval: episodes between two lines of the logs
+    :param device: where the networks live
+    :param num_threads: threads of PyTorch; 0 or less for its own choice
+    :param notes: what was settled otherwise than one might expect, in sentences
+    """
+
+    algo: str
+    env: str
+    seed: int
+    hyperparameters: Mapping[str, Any]
+    variant: str | None = None
+    env_kwargs: Mapping[str, Any] | None = None
+    vec_env: str = "dummy"
+    n_eval_envs: int = 1
+    save_freq: int = -1
+    log_interval: int = 4
+    device: str = "auto"
+    num_threads: int = -1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def protocol(self) -> str:
+        """How the replay treats noise: ``"redrawn"`` or ``"observed"``."""
+        return str(self.hyperparameters["replay"])
+
+    @property
+    def title(self) -> str:
+        """One line for people: algorithm, environment, protocol, seed."""
+        return f"{self.algo} on {self.env}, {self.protocol} noise, seed {self.seed}"
+
+
+def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:
+    """
+    Read the recipe that a command line asks for, and apply its changes.
+
+    :param args: the parsed command line
+    :param environment: its environment
+    :return: the recipe; its values are not checked yet
+    :raises RecipeError: if there is no such recipe, or a change makes no sense for it
+    """
+    recipe = load_recipe(args.algo, base_name(environment), args.variant, args.conf_file)
+    flags = {name: getattr(args, name) for name in RECIPE_FLAGS}
+    changes: Recipe = {name: value for name, value in flags.items() if value is not None}
+    method = {name: getattr(args, name) for name in METHOD_FLAGS if getattr(args, name) is not None}
+    if method:
+        changes["method"] = method
+    changes = override(changes, parse_assignments(args.hyperparams))
+    if "method" not in recipe:
+        for key in ("sparsity", "distribution", "kernel", "method"):
+            if key in changes:
+                raise RecipeError(f"{args.algo} is dense, so {key!r} means nothing to it; anf-{args.algo} is sparse.")
+    return override(recipe, changes)
+
+
+def base_name(environment: EnvironmentId) -> str:
+    """
+    Name an environment as recipes do.
+
+    :param environment: for example ``sparse_rl:HalfCheetah-v4-noise98``
+    :return: for example ``"HalfCheetah"``
+    """
+    return environment.base.rpartition(":")[2]
+
+
+def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learner_defaults: Mapping[str, Any]) -> Plan:
+    """
+    Check a recipe, fill in what it leaves open, and settle everything else that decides a run.
+
+    :param args: the parsed command line
+    :param environment: its environment
+    :param recipe: what :func:`read_recipe` gave
+    :param learner_defaults: the arguments that the learner takes from a recipe, with their defaults
+    :return: the plan
+    :raises RecipeError: if a value is not allowed
+    """
+    hyperparameters = {**DEFAULTS, **learner_defaults, **check_recipe(recipe, learner_defaults)}
+    hyperparameters = {key: value for key, value in hyperparameters.items() if value is not None}
+    is_noisy = environment.noise is not None
+    if hyperparameters.setdefault("replay", "redrawn" if is_noisy else "observed") == "redrawn" and not is_noisy:
+        raise RecipeError(
+            f"{args.env!r} has no noise features, so there is no noise to redraw: use `--replay observed`."
+        )
+    steps = hyperparameters["n_timesteps"]
+    hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 5)))
+    notes = []
+    if hyperparameters["learning_starts"] >= steps and not _sets_learning_starts(args, environment):
+        hyperparameters["learning_starts"] = steps // 10
+        notes.append(f"learning_starts is {steps // 10}, a tenth of so few steps: the agent is to learn, after all.")
+    return Plan(
+        algo=args.algo,
+        env=args.env,
+        seed=secrets.randbelow(MAX_SEED)
+        if args.seed == -1
+        else int(Number(0, MAX_SEED, whole=True)("seed", args.seed)),
+        hyperparameters=hyperparameters,
+        variant=args.variant,
+        env_kwargs=parse_assignments(args.env_kwargs),
+        vec_env=args.vec_env,
+        n_eval_envs=int(Number(1, whole=True)("n_eval_envs", args.n_eval_envs)),
+        save_freq=args.save_freq,
+        log_interval=int(Number(1, whole=True)("log_interval", args.log_interval)),
+        device=args.device,
+        num_threads=args.num_threads,
+        notes=tuple(notes),
+    )
+
+
+def _sets_learning_starts(args: Namespace, environment: EnvironmentId) -> bool:
+    """Tell whether the user chose ``learning_starts``: by a word, or in a file."""
+    if "learning_starts" in parse_assignments(args.hyperparams):
+        return True
+    name = base_name(environment)
+    own, ours = (load_recipe(args.algo, name, args.variant, file) for file in (args.conf_file, None))
+    return own.get("learning_starts") != ours.get("learning_starts")

@@ -1,0 +1,179 @@
+"""
+Recipes: the hyperparameters of an algorithm, as plain YAML in the style of rl-baselines3-zoo.
+
+A recipe file may have these sections: ``extends`` (another algorithm's name, whose recipe comes first), ``default``,
+one for each environment that needs its own values (its name without version and noise), and ``variants``.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import yaml
+
+from sparse_rl.agents.checks import RecipeError, describe
+from sparse_rl.names import unknown
+
+Recipe = dict[str, Any]
+
+_FOLDER = resources.files("sparse_rl.agents") / "recipes"
+_RESERVED = ("default", "extends", "variants")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also takes ``1e-3`` for a number: YAML 1.1, which it follows, wants ``1.0e-3``."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def algorithms() -> list[str]:
+    """
+    List the algorithms that have a recipe.
+
+    :return: their names, sorted
+    """
+    return sorted(entry.name.removesuffix(".yml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yml"))
+
+
+def learner_of(algorithm: str) -> str:
+    """
+    Name the learner of an algorithm: ``"sac"`` for ``"anf-sac"``.
+
+    :param algorithm: name of a known algorithm
+    :return: ``"sac"`` or ``"td3"``
+    """
+    return algorithm.rpartition("-")[2]
+
+
+def load_recipe(algorithm: str, environment: str, variant: str | None = None, file: Path | None = None) -> Recipe:
+    """
+    Merge the sections that apply to an algorithm in an environment.
+
+    :param algorithm: name of a known algorithm
+    :param environment: name of the environment without version and noise, for example ``"HalfCheetah"``
+    :param variant: name of a section below ``variants``
+    :param file: a recipe file of the user; it extends the algorithm's own recipe unless it says otherwise
+    :return: the merged keys and values; not checked yet
+    :raises RecipeError: if the algorithm or the variant is not known, or a file is not a recipe
+    """
+    if algorithm not in algorithms():
+        raise RecipeError(unknown("algorithm", algorithm, algorithms()))
+    documents = _chain(algorithm, file)
+    recipe: Recipe = {}
+    for document in documents:
+        for section in ("default", environment):
+            recipe = override(recipe, document.get(section, {}))
+    if variant is not None:
+        variants = [document.get("variants", {}) for document in documents]
+        known = {name for named in variants for name in named}
+        if variant not in known:
+            raise RecipeError(unknown(f"{algorithm} variant", variant, known))
+        for named in variants:
+            recipe = override(recipe, named.get(variant, {}))
+    return recipe
+
+
+def _chain(algorithm: str, file: Path | None) -> list[Recipe]:
+    """Read the recipe files of an algorithm, the most general one first."""
+    documents: list[Recipe] = []
+    parent: str | None = algorithm
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"The recipe file {str(file)!r} cannot be read: {error}.") from error
+        documents.append(_parse_file(text, str(file)))
+        parent = documents[0].get("extends", algorithm)
+    while parent is not None:
+        if parent not in algorithms():
+            raise RecipeError(unknown("algorithm after 'extends'", parent, algorithms()))
+        name = f"{parent}.yml"
+        documents.append(_parse_file((_FOLDER / name).read_text(encoding="utf-8"), name))
+        parent = documents[-1].get("extends")
+    return documents[::-1]
+
+
+def _parse_file(text: str, name: str) -> Recipe:
+    """Parse one recipe file and check its outer shape."""
+    document = parse_yaml(text, f"the recipe file {name!r}")
+    if not isinstance(document, dict):
+        raise RecipeError(f"The recipe file {name!r} must hold sections such as 'default:', not {describe(document)}.")
+    known = {*_RESERVED, *(spec.name for spec in gymnasium.registry.values())}
+    for section, content in document.items():
+        if section not in known:
+            raise RecipeError(f"{unknown('section', section, known)} (recipe file {name!r})")
+        entries = content.items() if section == "variants" and isinstance(content, dict) else [(section, content)]
+        for title, keys in entries:
+            if section != "extends" and not isinstance(keys, dict):
+                raise RecipeError(
+                    f"Section {title!r} of the recipe file {name!r} must hold keys, not {describe(keys)}."
+                )
+    return document
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """
+    Parse YAML safely.
+
+    :param text: the YAML
+    :param where: what is parsed, for the error message
+    :return: the parsed value: dictionaries, lists, strings, numbers
+    :raises RecipeError: if the text is not YAML
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise RecipeError(f"There is an error in {where}{line}: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RecipeError(f"There is an error in {where}: {problem}.") from error
+
+
+def parse_assignments(assignments: Iterable[str]) -> Recipe:
+    """
+    Turn ``key:value`` words of a command line into a (nested) dictionary.
+
+    :param assignments: for example ``["learning_rate:1e-3", "policy_kwargs.net_arch:[400, 300]"]``
+    :return: for example ``{"learning_rate": 0.001, "policy_kwargs": {"net_arch": [400, 300]}}``
+    :raises RecipeError: if a word has no colon or a value is not YAML
+    """
+    result: Recipe = {}
+    for assignment in assignments:
+        path, colon, text = assignment.partition(":")
+        *outer, last = path.split(".")
+        if not colon or not all([*outer, last]):
+            raise RecipeError(f"Expected key:value, for example learning_rate:1e-3, not {assignment!r}.")
+        target = result
+        for name in outer:
+            target = target.setdefault(name, {})
+            if not isinstance(target, dict):
+                raise RecipeError(f"{assignment!r} sets a part of {name!r}, which has been set as a whole already.")
+        target[last] = parse_yaml(text, repr(assignment))
+    return result
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """
+    Give a recipe with some values changed; dictionaries are changed key by key.
+
+    Only a dictionary with a ``name`` is taken whole: the old one's keys may mean nothing to what is named now.
+
+    :param recipe: the recipe, which stays as it is
+    :param changes: what is to differ
+    :return: the changed recipe
+    """
+    result = dict(recipe)
+    for key, value in changes.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and "name" not in value:
+            value = override(old, value)
+        result[key] = value
+    return result

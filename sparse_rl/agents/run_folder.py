@@ -1,0 +1,100 @@
+"""A run's folder: numbered, explaining itself, and never holding a half-written file."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class RunFolder:
+    """
+    The folder ``<root>/<algorithm>/<environment>/<n>``, newly created.
+
+    Files that readers may meet at any time are written into :attr:`staging` and moved out, complete, by
+    :meth:`publish`; so Stable-Baselines3's own callbacks, which write in place, need no change.
+
+    :param root: the folder of all runs
+    :param algorithm: name of the algorithm
+    :param environment: id of the environment
+    :raises OSError: if it cannot be created
+    """
+
+    def __init__(self, root: Path, algorithm: str, environment: str) -> None:
+        self.environment = file_name(environment)
+        parent = root / algorithm / self.environment
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            self.path = _claim_next(parent)
+        except OSError as error:
+            raise OSError(f"The run's folder cannot be created in {str(parent)!r}: {error.strerror}.") from error
+        self.name = self.path.relative_to(root)
+        self.staging = self.path / ".partial"
+        self.staging.mkdir()
+
+    @property
+    def model(self) -> Path:
+        """The file of the agent as it is when training ends."""
+        return self.path / f"{self.environment}.zip"
+
+    @property
+    def best_model(self) -> Path:
+        """The file of the agent that did best in an evaluation."""
+        return self.path / "best_model.zip"
+
+    def publish(self) -> None:
+        """Move all files out of :attr:`staging`; each replaces its predecessor in one step."""
+        for entry in os.scandir(self.staging):
+            os.replace(entry.path, self.path / entry.name)
+
+    def write_text(self, name: str, text: str) -> None:
+        """
+        Write a text file in one step.
+
+        :param name: its name
+        :param text: its content
+        """
+        (self.staging / name).write_text(text, encoding="utf-8")
+        os.replace(self.staging / name, self.path / name)
+
+    def write_yaml(self, name: str, content: dict[str, Any]) -> None:
+        """
+        Write a plain YAML file in one step, keys in their own order.
+
+        :param name: its name
+        :param content: dictionaries, lists, strings, numbers
+        """
+        self.write_text(name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+    def remove(self) -> None:
+        """Remove the folder: the run has not begun."""
+        shutil.rmtree(self.path)
+
+    def close(self) -> None:
+        """Publish what is left and remove :attr:`staging`."""
+        self.publish()
+        shutil.rmtree(self.staging)
+
+
+def file_name(environment: str) -> str:
+    """
+    Turn an environment id into a file name, as rl-baselines3-zoo does.
+
+    :param environment: for example ``"dm_control/walker-v0"``
+    :return: for example ``"dm_control-walker-v0"``
+    """
+    return re.sub(r"[/:\\]", "-", environment)
+
+
+def _claim_next(parent: Path) -> Path:
+    """Create the folder with the next free number. ``mkdir`` is atomic: of two runs started together, one goes on."""
+    while True:
+        numbers = [int(entry.name) for entry in parent.iterdir() if entry.name.isdecimal()]
+        path = parent / str(max(numbers, default=0) + 1)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path

@@ -1,0 +1,233 @@
+"""Recipes: every built-in one builds an agent, and every mistake in one gets a sentence."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sparse_rl.agents.build import learner_defaults, make_method, make_model
+from sparse_rl.agents.checks import Number, RecipeError, check_recipe
+from sparse_rl.agents.cli import make_parser
+from sparse_rl.agents.plan import Plan, make_plan, read_recipe
+from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments, parse_yaml
+from sparse_rl.agents.vec_envs import make_vec_env
+from sparse_rl.envs import EnvironmentId
+from sparse_rl.nn import sparse_layers
+
+ALGORITHMS = ["anf-sac", "anf-td3", "sac", "static-sac", "static-td3", "td3"]
+
+
+def settle(*words: str) -> Plan:
+    args: Namespace = make_parser().parse_args(words)
+    environment = EnvironmentId.parse(args.env)
+    return make_plan(args, environment, read_recipe(args, environment), learner_defaults(learner_of(args.algo)))
+
+
+def test_algorithms() -> None:
+    assert algorithms() == ALGORITHMS
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("variant", [None, "paper"])
+def test_every_recipe_builds_an_agent(algorithm: str, variant: str | None) -> None:
+    words = ["--algo", algorithm, "--env", "InvertedPendulum-noise90", "-params", "buffer_size:100"]
+    plan = settle(*words, *([] if variant is None else ["--variant", variant]))
+    env = make_vec_env(plan.env, 1, seed=0)
+    model = make_model(learner_of(algorithm), plan.hyperparameters, env, seed=0, device="cpu")
+    layers = sparse_layers(model.policy)
+    if algorithm in ("sac", "td3"):
+        assert not layers
+    else:
+        make_method(plan.hyperparameters["method"])
+        assert layers
+        assert [layer.density for layer in layers.values()] == pytest.approx([0.2] * len(layers), abs=1e-3)
+        targets = {name.partition(".")[0] for name in layers if "_target" in name}
+        assert targets == ({"critic_target"} if "sac" in algorithm else {"actor_target", "critic_target"})
+    if variant == "paper":
+        assert model.batch_size == 100
+        optimizer: Any = model.actor.optimizer
+        assert optimizer.param_groups[0]["weight_decay"] == 2e-4
+        assert optimizer.param_groups[0]["lr"] == 1e-3
+        assert model.learning_starts == 25_000
+    env.close()
+
+
+def test_anf_has_the_published_settings() -> None:
+    recipe = load_recipe("anf-sac", "HalfCheetah", "paper")
+    assert recipe["method"] == {"name": "set", "drop_fraction": 0.05, "update_interval": 1000}
+    expected = {"sparsity": 0.8, "distribution": "input", "ent_coef": 0.2, "n_timesteps": 1_025_000}
+    expected |= {"eval_freq": 5000, "eval_episodes": 10}
+    assert recipe.items() >= expected.items()
+
+
+def test_static_differs_from_anf_only_in_the_method() -> None:
+    anf, static = load_recipe("anf-td3", "Ant"), load_recipe("static-td3", "Ant")
+    assert static.pop("method") == {"name": "static"}
+    del anf["method"]
+    assert anf == static
+
+
+def test_sections_apply_from_general_to_special(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text("default: {gamma: 0.9, tau: 0.1}\nHopper: {gamma: 0.8}\nvariants: {fast: {tau: 0.2}}\n")
+    recipe = load_recipe("anf-sac", "Hopper", "fast", file)
+    assert (recipe["gamma"], recipe["tau"]) == (0.8, 0.2)
+    assert recipe["learning_starts"] == 5000  # from sac.yml
+    assert recipe["method"]["name"] == "set"  # from anf-sac.yml
+
+
+def test_a_file_may_start_from_another_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text("extends: sac\ndefault: {sparsity: 0.5, method: {name: static}}\n")
+    assert load_recipe("anf-sac", "Hopper", file=file)["method"] == {"name": "static"}
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert parse_yaml("[1e-3, 1e6, !!float 3e-4, 1_000, 5, -2E+3]", "it") == [1e-3, 1e6, 3e-4, 1000, 5, -2000.0]
+    assert check_recipe({"n_timesteps": 1e6}, {}) == {"n_timesteps": 1_000_000}
+
+
+def test_assignments_nest() -> None:
+    words = ["learning_rate:1e-3", "policy_kwargs.net_arch:[400,300]", "policy_kwargs.optimizer_kwargs.eps:1e-5"]
+    expected = {"net_arch": [400, 300], "optimizer_kwargs": {"eps": 1e-5}}
+    assert parse_assignments(words) == {"learning_rate": 1e-3, "policy_kwargs": expected}
+
+
+def test_override_merges_mappings_but_not_named_ones() -> None:
+    recipe = {"policy_kwargs": {"a": 1}, "method": {"name": "set", "drop_fraction": 0.1}}
+    changed = override(recipe, {"policy_kwargs": {"b": 2}, "method": {"name": "static"}})
+    assert changed == {"policy_kwargs": {"a": 1, "b": 2}, "method": {"name": "static"}}
+    assert recipe["policy_kwargs"] == {"a": 1}
+
+
+def test_yaml_runs_no_code() -> None:
+    with pytest.raises(RecipeError, match="could not determine a constructor"):
+        parse_yaml("!!python/object/apply:os.system ['echo']", "it")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("default: {gamma: 0.9", "line 1: .*expected"),
+        ("default:\n  - gamma: [", "line 2"),
+        ("default: {when: 2001-99-99}", "month must be"),
+        ("- gamma", "must hold sections"),
+        ("", "not nothing"),
+        ("default: 5", "Section 'default' .* must hold keys, not 5"),
+        ("variants: {fast: 5}", "Section 'fast'"),
+        ("variants: 5", "Section 'variants'"),
+        ("defualt: {gamma: 1}", "Did you mean 'default'"),
+        ("HalfCheeta: {gamma: 1}", "'HalfCheetah'"),
+        ("extends: sca\n", "'sac'"),
+        ("extends: [sac]\n", "Unknown algorithm"),
+        ("\0", "special characters are not allowed"),
+    ],
+)
+def test_corrupt_file(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe("anf-sac", "HalfCheetah", file=file)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\xfa")
+    for name in ("missing.yml", "binary.yml"):
+        with pytest.raises(RecipeError, match=f"{name}' cannot be read"):
+            load_recipe("sac", "Hopper", file=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"learning_rat": 1e-3}, "Unknown recipe key 'learning_rat'. Did you mean 'learning_rate'"),
+        ({"learning_rate": "lin_3e-4"}, "learning_rate must be a number above 0, not 'lin_3e-4'"),
+        ({"learning_rate": 0}, "above 0"),
+        ({"gamma": 1.5}, r"gamma must be a number in \[0, 1\], not 1.5"),
+        ({"gamma": float("nan")}, "not nan"),
+        ({"n_timesteps": 1.5}, "whole number of at least 1, not 1.5"),
+        ({"n_timesteps": float("inf")}, "whole number"),
+        ({"n_timesteps": True}, "not True"),
+        ({"batch_size": None}, "not nothing"),
+        ({"sparsity": 1}, r"sparsity must be a number in \[0, 1\), not 1"),
+        ({"sparsity": {"actor": 2}}, "sparsity must be"),
+        ({"sparsity": {"actr": 0.5}}, "'actor'"),
+        ({"distribution": "unifrom"}, "'uniform'"),
+        ({"replay": "redraw"}, "'redrawn'"),
+        ({"policy": "CnnPolicy"}, "'MlpPolicy'"),
+        ({"policy_kwargs": "dict(net_arch=[400, 300])"}, "policy_kwargs must be a mapping"),
+        ({"use_sde": 1}, "use_sde must be true or false"),
+        ({"ent_coef": "atuo"}, "ent_coef must be"),
+        ({"ent_coef": "auto_0"}, "ent_coef must be"),
+        ({"train_freq": [1, "steps"]}, "'step'"),
+        ({"method": {"name": "sett"}}, "'set'"),
+        ({"method": {"drop_fraction": 0.1}}, "Unknown method name"),
+        ({"method": {"name": "set", "drop_fraction": 1.1}}, "drop_fraction must be"),
+        ({"method": {"name": "set", "interval": 1}}, "'update_interval'"),
+        ({"method": {"name": "static", "drop_fraction": 0.1}}, "has no settings"),
+    ],
+)
+def test_bad_value(recipe: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_recipe(recipe, learner_defaults("sac"))
+
+
+def test_good_values_pass() -> None:
+    recipe = {"ent_coef": "auto_0.1", "train_freq": [1, "episode"], "sparsity": {"actor": 0.9, "critic": 0}}
+    assert check_recipe(recipe, learner_defaults("sac")) == recipe
+
+
+def test_number_names_its_range() -> None:
+    with pytest.raises(RecipeError, match=r"x must be a number in \(0, 2\), not 2"):
+        Number(0, 2, above=True, below=True)("x", 2)
+
+
+def test_learning_starts_adapts_to_short_runs(tmp_path: Path) -> None:
+    short = settle("--env", "HalfCheetah-noise98", "-n", "3000")
+    assert short.hyperparameters["learning_starts"] == 300
+    assert any("learning_starts is 300" in note for note in short.notes)
+    long = settle("--env", "HalfCheetah-noise98", "-n", "5001")
+    assert (long.hyperparameters["learning_starts"], long.notes) == (5000, ())
+
+
+def test_learning_starts_stays_as_the_user_set_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text("default: {learning_starts: 4000}\nHalfCheetah: {learning_starts: 4000}")
+    for words in (["-params", "learning_starts:4000"], ["--conf-file", str(file)]):
+        plan = settle("-n", "3000", *words)
+        assert (plan.hyperparameters["learning_starts"], plan.notes) == (4000, ())
+
+
+def test_protocol_follows_the_environment() -> None:
+    assert settle("--env", "Hopper-noise90").protocol == "redrawn"
+    assert settle("--env", "Hopper-noise90", "--replay", "observed").protocol == "observed"
+    assert settle("--env", "Hopper-v5").protocol == "observed"
+    with pytest.raises(RecipeError, match="no noise features"):
+        settle("--env", "Hopper-v5", "--replay", "redrawn")
+
+
+def test_flags_change_the_recipe() -> None:
+    words = "--sparsity .9 --drop-fraction .1 --update-interval 50 --kernel scatter --eval-freq 7 --n-envs 2"
+    hyperparameters = settle(*words.split()).hyperparameters
+    assert hyperparameters["method"] == {"name": "set", "drop_fraction": 0.1, "update_interval": 50}
+    expected = {"sparsity": 0.9, "kernel": "scatter", "eval_freq": 7, "n_envs": 2}
+    assert hyperparameters.items() >= expected.items()
+
+
+def test_dense_agents_take_no_sparse_flags() -> None:
+    for words in (["--sparsity", "0.5"], ["--drop-fraction", "0.5"], ["--kernel", "numba"]):
+        with pytest.raises(RecipeError, match="td3 is dense"):
+            settle("--algo", "td3", *words)
+
+
+def test_a_plan_is_plain_data() -> None:
+    plan = settle("--algo", "anf-td3", "--seed", "3")
+    assert yaml.safe_load(yaml.safe_dump(dict(plan.hyperparameters))) == plan.hyperparameters
+
+
+def test_random_seeds_differ() -> None:
+    assert settle("--seed", "5").seed == 5
+    assert settle().seed != settle().seed

@@ -1,0 +1,64 @@
+"""Run folders: numbered without gaps or collisions, and no file is ever seen half-written."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparse_rl.agents.run_folder import RunFolder, file_name
+
+
+def test_numbers_count_up(tmp_path: Path) -> None:
+    folders = [RunFolder(tmp_path, "sac", "Hopper-v5") for _ in range(11)]
+    assert [int(folder.path.name) for folder in folders] == list(range(1, 12))
+    assert folders[0].path == tmp_path / "sac" / "Hopper-v5" / "1"
+    assert folders[0].name == Path("sac/Hopper-v5/1")
+
+
+def test_other_files_do_not_count(tmp_path: Path) -> None:
+    parent = tmp_path / "sac" / "Hopper-v5"
+    for name in ("notes", "7-old", "3"):
+        (parent / name).mkdir(parents=True)
+    assert RunFolder(tmp_path, "sac", "Hopper-v5").path.name == "4"
+
+
+def test_runs_started_together_get_different_numbers(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: RunFolder(tmp_path, "sac", "Hopper-v5"), range(64)))
+    assert sorted(int(folder.path.name) for folder in folders) == list(range(1, 65))
+
+
+def test_files_appear_when_they_are_complete(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "sac", "Hopper-v5")
+    (folder.staging / "best_model.zip").write_bytes(b"old")
+    folder.publish()
+    with (folder.staging / "best_model.zip").open("wb") as file:
+        file.write(b"ne")
+        assert folder.best_model.read_bytes() == b"old"
+        file.write(b"w")
+    folder.publish()
+    assert folder.best_model.read_bytes() == b"new"
+    folder.close()
+    assert [path.name for path in folder.path.iterdir()] == ["best_model.zip"]
+
+
+def test_yaml_is_plain_and_ordered(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "sac", "Hopper-v5")
+    content = {"seed": 1, "env": "Hopper-v5", "list": [1, 2.5, None, "é"]}
+    folder.write_yaml("config.yml", content)
+    text = (folder.path / "config.yml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text) == content
+    assert text.startswith("seed: 1\nenv: Hopper-v5\n")
+
+
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
+    (tmp_path / "sac").write_text("a file stands in the way")
+    with pytest.raises(OSError, match=r"The run's folder cannot be created in '.*Hopper-v5': .+\."):
+        RunFolder(tmp_path, "sac", "Hopper-v5")
+
+
+def test_file_name_is_that_of_the_zoo() -> None:
+    assert file_name("HalfCheetah-noise98") == "HalfCheetah-noise98"
+    assert file_name("dm_control/walker-walk-v0") == "dm_control-walker-walk-v0"
+    assert file_name("sparse_rl:Hopper-noise90") == "sparse_rl-Hopper-noise90"

@@ -1,0 +1,425 @@
+"""The front door: what ``train.py`` leaves behind, what it says, and what bad input gets."""
+
+import csv
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from sparse_rl.agents.cli import main
+from sparse_rl.agents.evaluate import evaluate
+from sparse_rl.agents.evaluate import main as evaluate_main
+from sparse_rl.agents.experiment import EVALUATION_SEED_OFFSET
+from sparse_rl.agents.sac import SAC
+from sparse_rl.agents.td3 import TD3
+
+ROOT = Path(__file__).parents[1]
+ENV = "InvertedPendulum-noise90"
+WORDS = f"--algo anf-sac --env {ENV} -n 400 --seed 7 --update-interval 100 --eval-freq 200 --eval-episodes 2"
+QUICK = "--eval-episodes 1 -params buffer_size:1000 policy_kwargs.net_arch:[16,16] --log-folder"
+FILES = [
+    "0.monitor.csv",
+    f"{ENV}.zip",
+    "best_model.zip",
+    "command.txt",
+    "config.yml",
+    "connectivity.csv",
+    "connectivity.png",
+    "evaluations.npz",
+    "rl_model_300_steps.zip",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    output: str
+
+    def events(self) -> EventAccumulator:
+        events = EventAccumulator(str(self.folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+        return events.Reload()
+
+    def monitor(self) -> list[dict[str, str]]:
+        lines = (self.folder / "0.monitor.csv").read_text().splitlines()
+        assert lines[0].startswith("#{")
+        return list(csv.DictReader(lines[1:]))
+
+    def config(self) -> dict[str, Any]:
+        content: dict[str, Any] = yaml.safe_load((self.folder / "config.yml").read_text())
+        return content
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Train as a user does."""
+    root = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "train.py", *WORDS.split(), "--save-freq", "300", "-f", str(root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    return Run(root / "anf-sac" / ENV / "1", done.stdout)
+
+
+def train(words: str, root: Path) -> int:
+    return main([*words.split(), str(root)])
+
+
+def test_the_folder_is_complete(run: Run) -> None:
+    names = sorted(path.name for path in run.folder.iterdir())
+    assert [name for name in names if not name.startswith("events.out.tfevents.")] == sorted(FILES)
+    assert len(names) == len(FILES) + 1
+
+
+def test_it_says_where_and_what_next(run: Run) -> None:
+    assert f"anf-sac on {ENV}, redrawn noise, seed 7" in run.output
+    assert f"tensorboard --logdir {run.folder}" in run.output
+    with np.load(run.folder / "evaluations.npz") as evaluations:
+        last = evaluations["results"][-1]
+    assert f"return {last.mean():.1f} +/- {last.std():.1f} over 2 episodes" in run.output
+
+
+def test_evaluations_have_the_keys_of_the_zoo(run: Run) -> None:
+    with np.load(run.folder / "evaluations.npz", allow_pickle=False) as evaluations:
+        assert sorted(evaluations) == ["ep_lengths", "results", "timesteps"]
+        assert evaluations["timesteps"].tolist() == [200, 400]
+        assert evaluations["results"].shape == evaluations["ep_lengths"].shape == (2, 2)
+
+
+def test_monitor_is_readable(run: Run) -> None:
+    rows = run.monitor()
+    assert list(rows[0]) == ["r", "l", "t"]
+    assert 350 < sum(int(row["l"]) for row in rows) <= 400
+
+
+def test_monitor_is_readable_by_stable_baselines3(run: Run) -> None:
+    pytest.importorskip("pandas")
+    from stable_baselines3.common.monitor import load_results
+
+    assert len(load_results(str(run.folder))) == len(run.monitor())
+
+
+def test_config_says_everything(run: Run) -> None:
+    config = run.config()
+    assert config["algo"] == "anf-sac"
+    assert config["env"] == ENV
+    assert config["seed"] == 7
+    hyperparameters = config["hyperparameters"]
+    assert hyperparameters["method"] == {"name": "set", "drop_fraction": 0.05, "update_interval": 100}
+    expected = {"replay": "redrawn", "sparsity": 0.8, "learning_rate": 3e-4, "batch_size": 256, "n_timesteps": 400}
+    assert hyperparameters.items() >= expected.items()
+    assert config["versions"]["torch"] == th.__version__
+    assert set(config["versions"]) >= {"python", "stable_baselines3", "gymnasium", "mujoco", "numba", "sparse_rl"}
+    command = (run.folder / "command.txt").read_text()
+    assert command.strip() == config["command"]
+    assert command.startswith(f"python train.py {WORDS}")
+
+
+def test_tensorboard_reads_the_curves(run: Run) -> None:
+    events = run.events()
+    tags = events.Tags()["scalars"]
+    networks = ("actor", "qf0", "qf1")
+    expected = {f"connectivity/{n}_{g}{a}" for n in networks for g in ("real", "noise") for a in ("", "_abs")}
+    expected |= {"connectivity/qf0_action", "connectivity/qf1_action_abs", "sparsity/actor.latent_pi.0"}
+    expected |= {"sparsity/active", "sparsity/rewired", "eval/mean_reward", "rollout/ep_rew_mean", "train/critic_loss"}
+    assert set(tags) >= expected
+    assert not [tag for tag in tags if len(tag) >= 36]  # SB3's table cuts longer ones, and fails if two become equal
+    assert [event.step for event in events.Scalars("eval/mean_reward")] == [200, 400]
+    assert events.Scalars("connectivity/actor_real")[0].step == 0
+    assert events.Scalars("sparsity/rewired")[-1].value > 0
+
+
+def test_tensorboard_shows_a_picture_at_each_evaluation(run: Run) -> None:
+    pictures = run.events().Images("connectivity/features")
+    assert [picture.step for picture in pictures] == [200, 400]
+    assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_tensorboard_compares_hyperparameters(run: Run) -> None:
+    events = run.events()
+    content = events.PluginTagToContent("hparams")
+    session = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info
+    assert session.hparams["replay"].string_value == "redrawn"
+    assert session.hparams["method"].string_value == "set"
+    assert session.hparams["drop_fraction"].number_value == 0.05
+    experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    metrics = {metric.name.tag for metric in experiment.metric_infos}
+    assert "eval/mean_reward" in metrics
+    assert metrics <= set(events.Tags()["scalars"])
+    assert "config/text_summary" in events.Tags()["tensors"]
+
+
+def test_connectivity_is_written_for_people_and_programs(run: Run) -> None:
+    with (run.folder / "connectivity.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["network"] for row in rows[:3]] == ["actor", "qf0", "qf1"]
+    assert (rows[0]["step"], rows[-1]["step"]) == ("0", "400")
+    assert rows[0]["action"] == ""  # an actor sees no actions
+    for row in rows:  # 4 real features, 36 noise, 1 action; the number of connections stays
+        total = 4 * float(row["real"]) + 36 * float(row["noise"]) + float(row["action"] or 0)
+        assert total == pytest.approx(0.2 * 256 * (40 if row["network"] == "actor" else 41), abs=1)
+    assert rows[0]["real"] != rows[-3]["real"]
+    assert (run.folder / "connectivity.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", [f"{ENV}.zip", "best_model.zip", "rl_model_300_steps.zip"])
+def test_the_agent_loads(run: Run, name: str) -> None:
+    model = SAC.load(run.folder / name, device="cpu")
+    action, _ = model.predict(np.zeros(40, np.float32))
+    assert action.shape == (1,)
+
+
+def test_the_agent_can_be_evaluated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate_main([str(run.folder), "--episodes", "3", "--best"]) == 0
+    first = capsys.readouterr().out
+    assert re.fullmatch(r"return \d+\.\d \+/- \d+\.\d over 3 episodes\n", first)
+    assert evaluate_main([str(run.folder), "-n", "3", "--best"]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_what_is_saved_is_what_was_evaluated(tmp_path: Path) -> None:
+    """The last evaluation comes after the last update: the same episodes give the same returns later."""
+    assert train(f"--algo static-sac --env {ENV} -n 150 --seed 5 --eval-freq 1000 {QUICK}", tmp_path) == 0
+    folder = tmp_path / "static-sac" / ENV / "1"
+    with np.load(folder / "evaluations.npz") as evaluations:
+        assert evaluations["timesteps"].tolist() == [150]
+        assert evaluations["results"][0].tolist() == evaluate(folder, 1, seed=5 + EVALUATION_SEED_OFFSET).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("- 1", "does not describe a run"),
+        ("{algo: x, env: Hopper-v5, hyperparameters: {}}", "Unknown algorithm 'x'"),
+        ("{algo: sac, env: Hopperr-v5, hyperparameters: {}}", "Did you mean 'Hopper"),
+        ("{algo: sac, env: Hopper-v5, hyperparameters: {gama: 1}}", "Did you mean 'gamma'"),
+        ("{algo: sac, env: Hopper-v5, hyperparameters: 3}", "does not describe a run"),
+        ("{algo: sac, env: Hopper-v5, hyperparameters: {}}", "Hopper-v5.zip"),
+        ("!!python/name:os.system", "There is an error in"),
+    ],
+)
+def test_evaluating_what_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "config.yml").write_text(text)
+    assert evaluate_main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_same_seed_same_run(run: Run, tmp_path: Path) -> None:
+    """Another process, other threads of the machine, another folder; checkpoints or not: nothing of it matters."""
+    assert train(f"{WORDS} -f", tmp_path) == 0
+    again = Run(tmp_path / "anf-sac" / ENV / "1", "")
+    assert [(row["r"], row["l"]) for row in run.monitor()] == [(row["r"], row["l"]) for row in again.monitor()]
+    for file in (f"{ENV}.zip", "best_model.zip"):
+        first, second = (SAC.load(r.folder / file, device="cpu").get_parameters() for r in (run, again))
+        assert_equal(first, second)
+    with np.load(run.folder / "evaluations.npz") as a, np.load(again.folder / "evaluations.npz") as b:
+        assert np.array_equal(a["results"], b["results"])
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert list(first) == list(second)
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, list):
+        for a, b in zip(first, second, strict=True):
+            assert_equal(a, b)
+    else:
+        assert th.equal(first, second) if isinstance(first, th.Tensor) else first == second
+
+
+def test_dense_td3_in_an_ordinary_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All features are real, tables are printed, TensorBoard's files go elsewhere, and the second run is number 2."""
+    words = f"--algo td3 --env Reacher-v5 -n 120 --eval-freq 60 --verbose 1 -tb {tmp_path}/tb {QUICK}"
+    assert train(words, tmp_path) == train(words, tmp_path) == 0
+    output = capsys.readouterr().out
+    assert "connectivity/" in output
+    assert "learning_starts" not in output
+    run = Run(tmp_path / "td3" / "Reacher-v5" / "2", output)
+    assert run.config()["hyperparameters"]["replay"] == "observed"
+    assert not list(run.folder.glob("events*"))
+    events = Run(tmp_path / "tb" / "td3" / "Reacher-v5" / "2", "").events()
+    assert not [tag for tag in events.Tags()["scalars"] if "noise" in tag]
+    assert events.Scalars("connectivity/actor_real")[-1].value == 16
+    TD3.load(run.folder / "Reacher-v5.zip", device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it too; pytest undoes that
+def test_permuted_features_in_worker_processes(tmp_path: Path) -> None:
+    """The evaluation follows the training environment's phase; each worker has its monitor; the bar is drawn."""
+    env = "Reacher-noise50-permute50"
+    words = f"--algo anf-td3 --env {env} -n 200 --eval-freq 110 --n-envs 2 --vec-env subproc --progress {QUICK}"
+    assert train(words, tmp_path) == 0
+    names = {path.name for path in (tmp_path / "anf-td3" / env / "1").iterdir()}
+    assert names >= {"0.monitor.csv", "1.monitor.csv", "best_model.zip", f"{env}.zip", "connectivity.png"}
+
+
+def test_no_evaluation(tmp_path: Path) -> None:
+    assert train(f"--algo static-sac --env {ENV} -n 20 --eval-freq -1 {QUICK}", tmp_path) == 0
+    names = {path.name for path in (tmp_path / "static-sac" / ENV / "1").iterdir()}
+    assert f"{ENV}.zip" in names
+    assert not names & {"evaluations.npz", "best_model.zip"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_everything_saved(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-u", "train.py", *f"--env {ENV} -n 1000000 --eval-freq 150 {QUICK}".split(), "."]
+    command[-1] = str(tmp_path)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if "return" in line:  # the first evaluation
+                process.send_signal(number)
+                break
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, "")
+    assert f"Ended by {number.name}" in output
+    folder = tmp_path / "anf-sac" / ENV / "1"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"evaluations.npz", "best_model.zip", "connectivity.png", "connectivity.csv", "config.yml"}
+    assert ".partial" not in names
+    assert SAC.load(folder / f"{ENV}.zip", device="cpu").num_timesteps >= 150
+
+
+class Broken(gym.Env[np.ndarray[Any, Any], np.ndarray[Any, Any]]):
+    """An environment whose numbers stop being numbers."""
+
+    def __init__(self, after: int = 0, what: str = "observation") -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+        self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.after, self.what, self.steps = after, what, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+        return np.full(3, np.nan if self.after == 0 else 0, np.float32), {}
+
+    def step(self, action: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        value = float("nan") if self.steps >= self.after else 0.0
+        observation = np.full(3, value if self.what == "observation" else 0, np.float32)
+        return observation, value if self.what == "reward" else 0.0, False, self.steps % 10 == 0, {}
+
+
+@pytest.fixture(scope="module")
+def _broken() -> Iterator[None]:
+    gym.register("Broken-v0", Broken, disable_env_checker=True)  # it would warn, which is an error in tests
+    yield
+    del gym.registry["Broken-v0"]
+
+
+@pytest.mark.usefixtures("_broken")
+def test_nan_at_the_start_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for env in ("Broken-v0", "Broken-v0-noise50"):
+        assert train(f"--env {env} -n 100 {QUICK}", tmp_path / "runs") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert "nan" in error.lower()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("_broken")
+@pytest.mark.parametrize(
+    ("env", "what"), [("Broken-v0", "observation"), ("Broken-v0", "reward"), ("Broken-v0-noise50", "observation")]
+)
+def test_nan_during_training_saves_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, what: str
+) -> None:
+    words = f"--algo sac --env {env} --env-kwargs after:35 what:{what} -n 100 --eval-freq -1 {QUICK}"
+    assert train(words, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Training ended at step 3")
+    assert "nan" in error.lower()
+    assert {path.name for path in (tmp_path / "sac" / env / "1").iterdir()} >= {f"{env}.zip", "connectivity.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--algo anf-sca", "Unknown algorithm 'anf-sca'. Did you mean 'anf-sac'"),
+        ("--env HalfCheeta-noise98", "Unknown environment 'HalfCheeta'. Did you mean 'HalfCheetah'"),
+        ("--env HalfCheetah-noise100", "noise is a percentage in [0, 100)"),
+        ("--env HalfCheetah-nose98", "'HalfCheetah"),
+        ("--env nowhere:Hopper-noise90", "No module named 'nowhere'"),
+        ("--env CartPole-v1", "actions of kind Discrete; SAC and TD3 need Box actions"),
+        ("--env FrozenLake-v1", "observations of kind Discrete"),
+        ("--env Hopper-v5 --env-kwargs legs:2", "cannot be made"),
+        ("--env Hopper-v5 --env-kwargs legs", "Expected key:value"),
+        ("--variant papr", "Unknown anf-sac variant 'papr'. Did you mean 'paper'?"),
+        ("--sparsity 1", "sparsity must be a number in [0, 1), not 1.0"),
+        ("--sparsity -0.1", "sparsity must be"),
+        ("--sparsity 0.9999999", "parsity"),
+        ("--drop-fraction 1.5", "drop_fraction must be a number in [0, 1]"),
+        ("--update-interval 0", "update_interval must be a whole number of at least 1"),
+        ("--algo sac --sparsity 0.5", "sac is dense"),
+        ("--algo static-td3 --drop-fraction 0.5", "has no settings"),
+        ("--env Hopper-v5 --replay redrawn", "no noise features"),
+        ("--kernel fast", "Unknown kernel"),
+        ("--device gpu", "There is no device 'gpu'"),
+        ("--seed -2", "seed must be a whole number in [0, "),
+        ("--n-envs 0", "n_envs must be"),
+        ("-n 0", "n_timesteps must be"),
+        ("-params learning_rat:1", "Unknown recipe key 'learning_rat'. Did you mean 'learning_rate'"),
+        ("-params policy_kwargs.net_arhc:[1]", "Unknown key of policy_kwargs 'net_arhc'. Did you mean 'net_arch'?"),
+        ("-params policy_kwargs.activation_fn:Tan", "'Tanh'"),
+        ("-params policy_kwargs.optimizer_kwargs.weigth_decay:1", "weigth_decay"),
+        ("-params policy_kwargs.sparsity:0.5", "belongs at the top of a recipe"),
+        ("-params n_steps:3", "`--replay observed` only"),
+        ("-params method.decay:cosine", "cosine decay needs"),
+        ("-params gamma:{", "There is an error in 'gamma:{'"),
+        ("-conf missing.yml", "The recipe file 'missing.yml' cannot be read"),
+    ],
+)
+def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
+    env = [] if "--env " in words else ["--env", ENV]
+    assert main([*words.split(), *env, "-f", str(tmp_path / "runs")]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("option", ["-f", "-tb"])
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    folders = ["-f", str(tmp_path / "runs"), option, str(tmp_path / "file")]
+    assert main(["--env", ENV, "-n", "10", *folders]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+@pytest.mark.parametrize("words", ["-n many", "-n 1.5", "-n nan", "--vec-env thread", "--alg sac", "--seed"])
+def test_words_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_help_and_typos_answer_without_pytorch() -> None:
+    code = (
+        "import sys\nfrom sparse_rl.agents.cli import main, make_parser\nmake_parser().format_help()\n"
+        "assert main(['--algo', 'x']) == main(['--env', 'x']) == main(['--variant', 'x']) == 2\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
