@@ -202,9 +202,10 @@ def test_learning_starts_stays_as_the_user_set_it(tmp_path: Path) -> None:
 
 
 def test_protocol_follows_the_environment() -> None:
-    assert settle("--env", "Hopper-noise90").protocol == "redrawn"
-    assert settle("--env", "Hopper-noise90", "--replay", "observed").protocol == "observed"
-    assert settle("--env", "Hopper-v5").protocol == "observed"
+    assert settle("--env", "Hopper-noise90").protocol == "redrawn noise"
+    assert settle("--env", "Hopper-noise90", "--replay", "observed").protocol == "observed noise"
+    ordinary = settle("--env", "Hopper-v5")
+    assert (ordinary.hyperparameters["replay"], ordinary.protocol) == ("observed", "no noise")
     with pytest.raises(RecipeError, match="no noise features"):
         settle("--env", "Hopper-v5", "--replay", "redrawn")
 

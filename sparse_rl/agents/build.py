@@ -14,6 +14,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
 from sparse_rl.agents.checks import RUN_KEYS, RecipeError
+from sparse_rl.agents.replay import RedrawnReplayBuffer
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.names import unknown
@@ -78,10 +79,8 @@ def make_model(
     if hyperparameters["replay"] == "redrawn":
         if arguments.get("n_steps", 1) > 1 or arguments.get("optimize_memory_usage"):
             raise RecipeError("n_steps and optimize_memory_usage work with `--replay observed` only.")
-        from sparse_rl.agents.replay import RedrawnReplayBuffer
-
         arguments["replay_buffer_class"] = RedrawnReplayBuffer
-        own = RedrawnReplayBuffer.kwargs_for(vec_env)
+        own = RedrawnReplayBuffer.kwargs_for(vec_env, seed)
         arguments["replay_buffer_kwargs"] = {**(arguments.get("replay_buffer_kwargs") or {}), **own}
     try:
         th.device("cpu" if device == "auto" else device)

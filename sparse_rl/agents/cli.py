@@ -206,7 +206,7 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path) -> i
         episodes = "episode" if len(returns) == 1 else "episodes"
         print(
             f"\nreturn {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} {episodes}, "
-            f"evaluated at step {steps:,} with {experiment.plan.protocol} noise"
+            f"evaluated at step {steps:,} with {experiment.plan.protocol}"
         )
     run = shlex.quote(str(folder.path))
     print(f"\nWhere everything is:    {run}")

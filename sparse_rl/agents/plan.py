@@ -53,13 +53,14 @@ class Plan:
 
     @property
     def protocol(self) -> str:
-        """How the replay treats noise: ``"redrawn"`` or ``"observed"``."""
-        return str(self.hyperparameters["replay"])
+        """How noise is learnt from, for people: ``"redrawn noise"``, ``"observed noise"`` or ``"no noise"``."""
+        is_noisy = EnvironmentId.parse(self.env).noise is not None
+        return f"{self.hyperparameters['replay']} noise" if is_noisy else "no noise"
 
     @property
     def title(self) -> str:
         """One line for people: algorithm, environment, protocol, seed."""
-        return f"{self.algo} on {self.env}, {self.protocol} noise, seed {self.seed}"
+        return f"{self.algo} on {self.env}, {self.protocol}, seed {self.seed}"
 
 
 def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:
