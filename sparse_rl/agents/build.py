@@ -105,6 +105,9 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise RecipeError(f"{key!r} belongs at the top of a recipe, not below policy_kwargs.")
         if key not in known:
             raise RecipeError(unknown("key of policy_kwargs", key, known))
+    if "optimizer_class" not in given:
+        # Adam in one kernel: the same arithmetic, up to rounding, in a fraction of the time of its default on the CPU.
+        result["optimizer_kwargs"] = {"fused": True, **(given.get("optimizer_kwargs") or {})}
     for key, module, base in (
         ("activation_fn", th.nn, th.nn.Module),
         ("optimizer_class", th.optim, th.optim.Optimizer),

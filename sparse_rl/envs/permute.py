@@ -89,11 +89,12 @@ class PermuteFeatures(gym.Wrapper[NDArray[np.float32], Any, Any, Any], gym.utils
         if every is not None and every < 1:
             raise ValueError(f"`every` must be a positive number of steps, got {every}. For no change give None.")
         self._every = every
-        self._seed = checked_seed(seed, "PermuteFeatures")
+        #: Chooses the orders: see :func:`permutation_at`.
+        self.permutation_seed = checked_seed(seed, "PermuteFeatures")
         self._steps = 0
         self._set_phase: int | None = None
         self._phase = 0
-        self._permutation = permutation_at(self._seed, 0, len(low))
+        self._permutation = permutation_at(self.permutation_seed, 0, len(low))
         # A space cannot change with the phase, so that each feature gets the loosest bounds of all.
         self.observation_space = gym.spaces.Box(low.min(), high.max(), low.shape, np.float32)
 
@@ -161,7 +162,7 @@ class PermuteFeatures(gym.Wrapper[NDArray[np.float32], Any, Any, Any], gym.utils
     def _enter(self, phase: int) -> None:
         if phase != self._phase:
             self._phase = phase
-            self._permutation = permutation_at(self._seed, phase, len(self._permutation))
+            self._permutation = permutation_at(self.permutation_seed, phase, len(self._permutation))
 
     def _permute(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         # Indexing with an array copies, so that the caller may keep the result.

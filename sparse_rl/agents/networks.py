@@ -1,0 +1,60 @@
+"""What the learners share: Stable-Baselines3's networks as feature-major ones, and the arithmetic around them."""
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+
+from sparse_rl.nn import FeatureMajorMLP
+
+
+def can_run_feature_major(policy: BasePolicy, networks: list[nn.Module]) -> bool:
+    """
+    Tell whether a policy's networks can be run without its features extractor, layer by layer.
+
+    :param policy: the policy
+    :param networks: the networks that would be run
+    :return: whether observations are flat vectors of 32-bit floats and all networks are supported
+    """
+    space = policy.observation_space
+    flat = isinstance(space, spaces.Box) and len(space.shape) == 1
+    return (
+        flat
+        and policy.features_extractor_class is FlattenExtractor
+        and all(FeatureMajorMLP.supports(list(network.children())) for network in networks)
+    )
+
+
+def feature_major(network: nn.Module) -> FeatureMajorMLP:
+    """
+    Run the layers of an ``nn.Sequential`` in feature-major layout.
+
+    :param network: the network, whose parameters are shared
+    :return: a runner for it
+    """
+    return FeatureMajorMLP(list(network.children()))
+
+
+def mean_squared_error(prediction: th.Tensor, target: th.Tensor) -> tuple[float, th.Tensor]:
+    """
+    Compute a loss and its gradient.
+
+    :param prediction: of shape ``(1, batch)``
+    :param target: of the same shape
+    :return: the mean squared error, and its gradient with respect to the prediction
+    """
+    error = prediction - target
+    return error.square().mean().item(), error * (2 / error.numel())
+
+
+@th.no_grad()
+def polyak_update(online: nn.Module, target: nn.Module, tau: float) -> None:
+    """
+    Move a target network towards its online network.
+
+    :param online: the network that is trained
+    :param target: its slowly moving copy
+    :param tau: how far to move, in [0, 1]
+    """
+    th._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)

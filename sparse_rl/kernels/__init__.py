@@ -1,0 +1,33 @@
+"""The arithmetic on active weights: one storage (CSR), several kernels that agree with each other."""
+
+import torch
+
+from sparse_rl.kernels.blocks import Block, split
+from sparse_rl.kernels.linear import finish, numba_linear, scatter_linear, sddmm, spmm, spmm_transposed
+from sparse_rl.names import unknown
+
+__all__ = ["KERNELS", "Block", "choose", "finish", "numba_linear", "scatter_linear", "sddmm", "split", "spmm", "spmm_transposed"]
+
+KERNELS = ("numba", "scatter")
+
+# Above this density a dense product with the scattered weights was as fast on the machine of `benchmarks/kernels.py`.
+CROSSOVER_DENSITY = 0.25
+
+
+def choose(kernel: str, density: float, device: torch.device) -> str:
+    """
+    Decide which kernel a layer uses.
+
+    :param kernel: ``"numba"``, ``"scatter"`` or ``"auto"``
+    :param density: fraction of the layer's weights that are active
+    :param device: where the layer lives
+    :return: ``"numba"`` or ``"scatter"``; with ``"auto"`` the numba kernel on the CPU up to :data:`CROSSOVER_DENSITY`
+    :raises ValueError: if there is no such kernel, or the numba kernel is asked for on another device than the CPU
+    """
+    if kernel not in ("auto", *KERNELS):
+        raise ValueError(unknown("kernel", kernel, ("auto", *KERNELS)))
+    if kernel == "numba" and device.type != "cpu":
+        raise ValueError(f"The numba kernel computes on the CPU, but the layer is on {device}: use 'scatter' or 'auto'.")
+    if kernel == "auto":
+        return "numba" if device.type == "cpu" and density <= CROSSOVER_DENSITY else "scatter"
+    return kernel

@@ -1,0 +1,20 @@
+"""Messages for names that nobody knows: every look-up by name answers a typo in the same way."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """
+    Say that ``name`` is not a known ``kind``, and which known names come nearest.
+
+    :param kind: what was looked up, for example ``"algorithm"``
+    :param name: the name that was not found
+    :param known: all names that would have been accepted
+    :return: one sentence for an error message
+    """
+    names = sorted(known)
+    nearest = get_close_matches(str(name), names, n=3, cutoff=0.5)
+    if nearest:
+        return f"Unknown {kind} {str(name)!r}. Did you mean {' or '.join(repr(n) for n in nearest)}?"
+    return f"Unknown {kind} {str(name)!r}. Known: {', '.join(names)}."

@@ -1,0 +1,37 @@
+"""Apply a change of topology to everything that has one entry per active weight."""
+
+from collections.abc import Iterable
+
+import torch
+
+from sparse_rl.nn.sparse_linear import SparseLinear
+from sparse_rl.topology import Rewiring
+
+
+def rewire_layer(
+    layer: SparseLinear,
+    rewiring: Rewiring,
+    optimizer: torch.optim.Optimizer | None = None,
+    followers: Iterable[SparseLinear] = (),
+) -> None:
+    """
+    Rewire a layer, its optimizer state, and the layers that share its topology.
+
+    Weights that are kept keep value and optimizer state bit for bit; new ones start from zero in both. Followers
+    (target networks) keep their own values, which are Polyak averages, and take the same positions.
+
+    :param layer: the layer whose topology changes
+    :param rewiring: the change
+    :param optimizer: the optimizer that trains the layer; ``None`` if there is none
+    :param followers: layers of the same topology
+    :raises ValueError: if the rewiring does not belong to one of the layers
+    """
+    for each in (layer, *followers):
+        each.rewire(rewiring)
+        each.values.grad = None  # a gradient of the old positions
+    if optimizer is None:
+        return
+    # Adam's `step` is one number for the whole vector and stays: a new weight joins at the layer's age, as in ANF.
+    for state in optimizer.state.get(layer.values, {}).values():
+        if isinstance(state, torch.Tensor) and state.shape == layer.values.shape:
+            state.copy_(rewiring.carry(state))

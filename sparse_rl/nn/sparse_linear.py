@@ -1,0 +1,183 @@
+"""A linear layer that stores and computes only its active weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparse_rl import kernels
+from sparse_rl.topology import Rewiring, Topology
+
+
+class SparseLinear(nn.Module):
+    """
+    Apply ``y = x W^T + b`` where ``W`` has only the weights of a :class:`~sparse_rl.topology.Topology`.
+
+    The parameter ``values`` is the vector of active weights, so every optimizer of PyTorch is a sparse optimizer, and
+    its state has one entry per active weight. The topology is kept in the buffers ``row_ptr`` and ``columns``, and
+    travels with ``state_dict()``.
+
+    :param topology: which weights exist
+    :param bias: whether the layer has a (dense) bias
+    :param kernel: ``"numba"``, ``"scatter"``, or ``"auto"`` to choose by device and density
+    :raises ValueError: if there is no such kernel
+    """
+
+    row_ptr: Tensor
+    columns: Tensor
+    bias: nn.Parameter | None
+
+    def __init__(self, topology: Topology, bias: bool = True, kernel: str = "auto") -> None:
+        super().__init__()
+        self.out_features, self.in_features = topology.shape
+        self.kernel = kernel
+        kernels.choose(kernel, topology.density, topology.columns.device)
+        # Clones: buffers are written by load_state_dict(), a topology is an immutable value.
+        self.register_buffer("row_ptr", topology.row_ptr.clone())
+        self.register_buffer("columns", topology.columns.clone())
+        self.values = nn.Parameter(torch.empty(topology.active))
+        self.bias = nn.Parameter(torch.empty(self.out_features)) if bias else None
+        self._topology: Topology | None = topology
+        self._blocks: dict[tuple[int, ...], tuple[kernels.Block, ...]] = {}
+        self.reset_parameters()
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear, topology: Topology, kernel: str = "auto") -> "SparseLinear":
+        """
+        Keep the weights of a dense layer that a topology names: same values, same bias.
+
+        As in ANF the surviving weights keep the scale of the dense layer's initialisation.
+
+        :param linear: the dense layer
+        :param topology: which of its weights to keep
+        :param kernel: see :class:`SparseLinear`
+        :return: the sparse layer, on the same device and of the same dtype
+        :raises ValueError: if the topology has another shape than the layer
+        """
+        if topology.shape != (linear.out_features, linear.in_features):
+            raise ValueError(f"A topology of shape {topology.shape} does not fit {linear}.")
+        layer = cls(topology, bias=linear.bias is not None, kernel=kernel)
+        layer.to(device=linear.weight.device, dtype=linear.weight.dtype)
+        with torch.no_grad():
+            layer.values.copy_(linear.weight.flatten()[topology.positions])
+            if layer.bias is not None:
+                layer.bias.copy_(linear.bias)
+        return layer
+
+    def reset_parameters(self) -> None:
+        """Draw values and bias as ``torch.nn.Linear`` does: uniformly within ``1 / sqrt(in_features)``."""
+        bound = self.in_features**-0.5
+        nn.init.uniform_(self.values, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @property
+    def topology(self) -> Topology:
+        """Which weights exist."""
+        if self._topology is None:
+            shape = (self.out_features, self.in_features)
+            self._topology = Topology(shape, self.row_ptr.clone(), self.columns.clone())
+        return self._topology
+
+    @property
+    def density(self) -> float:
+        """The fraction of weights that are active, in (0, 1]."""
+        return self.values.numel() / (self.out_features * self.in_features)
+
+    @property
+    def chosen_kernel(self) -> str:
+        """The kernel that computes this layer: ``"numba"`` or ``"scatter"``."""
+        return kernels.choose(self.kernel, self.density, self.values.device)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """
+        Apply the layer.
+
+        :param inputs: the input features, of shape ``(batch, in_features)``; or several blocks of them, in order, whose
+            widths add up to ``in_features``. Blocks save a concatenation, and gradients are computed only for those
+            that need them: a critic takes ``layer(observation, action)``.
+        :return: tensor of shape ``(batch, out_features)``
+        :raises ValueError: if the widths do not add up
+        """
+        if self.chosen_kernel == "numba":
+            blocks = self.split([x.shape[-1] for x in inputs])
+            return kernels.numba_linear(inputs, self.values, self.bias, self.columns, blocks)
+        return kernels.scatter_linear(inputs, self.values, self.bias, self.topology.positions, self.topology.shape)
+
+    def dense_weight(self) -> Tensor:
+        """
+        Show the weights as a dense matrix, zeros included: a view for people, without gradient.
+
+        :return: tensor of shape ``(out_features, in_features)``
+        """
+        weight = self.values.new_zeros(self.out_features * self.in_features)
+        weight[self.topology.positions] = self.values.detach()
+        return weight.view(self.out_features, self.in_features)
+
+    def to_dense(self) -> nn.Linear:
+        """
+        Convert to an ordinary layer that computes the same.
+
+        :return: a dense ``torch.nn.Linear`` whose absent weights are zero
+        """
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        linear.to(device=self.values.device, dtype=self.values.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(self.dense_weight())
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return linear
+
+    def rewire(self, rewiring: Rewiring) -> None:
+        """
+        Change the topology: kept weights keep their values bit for bit, new ones start at zero.
+
+        The optimizer's state has to follow, and target networks too: see :func:`sparse_rl.nn.rewire_layer`.
+
+        :param rewiring: a change of this layer's present topology
+        :raises ValueError: if it is a change of another topology, or of the number of active weights
+        """
+        if rewiring.before is not self.topology and rewiring.before != self.topology:
+            raise ValueError("This rewiring was made for another topology than the layer's present one.")
+        if rewiring.after.active != rewiring.before.active:
+            raise ValueError("A layer's number of active weights is constant, but this rewiring changes it.")
+        with torch.no_grad():
+            self.values.copy_(rewiring.carry(self.values))
+        self.row_ptr = rewiring.after.row_ptr.clone()
+        self.columns = rewiring.after.columns.clone()
+        self._forget_caches()
+
+    def extra_repr(self) -> str:
+        """Describe the layer in ``print(module)``."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, active={self.values.numel()}, "
+            f"density={self.density:.4g}, bias={self.bias is not None}, kernel={self.kernel}"
+        )
+
+    def split(self, widths: Sequence[int]) -> tuple[kernels.Block, ...]:
+        """
+        Find the active weights of each block of input features; the answer is kept until the topology changes.
+
+        :param widths: the number of features of each block; they must add up to ``in_features``
+        :return: see :func:`sparse_rl.kernels.split`
+        :raises ValueError: if the widths do not add up
+        """
+        key = tuple(widths)
+        if key not in self._blocks:
+            self._blocks[key] = kernels.split(self.row_ptr, self.columns, self.in_features, key)
+        return self._blocks[key]
+
+    def _forget_caches(self) -> None:
+        self._topology = None
+        self._blocks = {}
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._forget_caches()
+        self.topology.validate()  # a kernel would follow a bad index out of bounds
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "SparseLinear":
+        super()._apply(*args, **kwargs)
+        self._forget_caches()
+        return self

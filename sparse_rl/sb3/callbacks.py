@@ -1,0 +1,99 @@
+"""Dynamic sparse training as a Stable-Baselines3 callback."""
+
+from collections.abc import Iterator
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
+
+from sparse_rl.nn import SparseLinear, rewire_layer, sparse_layers
+from sparse_rl.topology import Method
+
+
+class TopologyCallback(BaseCallback):
+    """
+    Rewire the sparse layers of a policy during training.
+
+    Time is counted in gradient steps, as the papers do (``model._n_updates``). Stable-Baselines3 has no hook after a
+    gradient step, so an update happens at the start of the next rollout: with one gradient step for each environment
+    step, as SAC and TD3 have by default, that is right after the gradient step. If one rollout brings more gradient
+    steps than the update interval, the updates that fell due in between are done as one.
+
+    Target networks take the topology of their online network, and optimizer state moves with the weights. Logs
+    ``sparsity/*``: the density of each layer, the number of active weights and the rewired ones at the last update.
+
+    :param method: decides when and how: :class:`~sparse_rl.topology.SET` (ANF), :class:`~sparse_rl.topology.Static`
+    :param seed: of the random growth; ``None`` for the model's seed, and if it has none for a random one
+    :param verbose: 0 for silence, 1 to print each update
+    """
+
+    def __init__(self, method: Method, seed: int | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.method = method
+        self.seed = seed
+        self.generator = th.Generator()
+        self.updates = 0
+        self.rewired = 0
+        self._steps_seen = 0
+
+    def _init_callback(self) -> None:
+        if not sparse_layers(self.model.policy):
+            raise ValueError(
+                f"{type(self.model.policy).__name__} has no sparse layers to rewire: make the model with "
+                "SparseSACPolicy or SparseTD3Policy."
+            )
+        if self._steps_seen == 0:
+            seed = self.model.seed if self.seed is None else self.seed
+            self.generator.manual_seed(th.seed() if seed is None else seed)
+
+    def _on_training_start(self) -> None:
+        self._record()
+
+    def _on_rollout_start(self) -> None:
+        now = self.model._n_updates
+        if self.method.updates_between(self._steps_seen, now):
+            self._rewire(now)
+        self._steps_seen = now
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _rewire(self, step: int) -> None:
+        layers = sparse_layers(self.model.policy)
+        optimizers = list(_optimizers(self.model.policy))
+        rewired = 0
+        for name, layer in layers.items():
+            network, _, inner = name.partition(".")
+            if network.endswith("_target"):
+                continue
+            rewiring = self.method.propose(layer.topology, layer.values, step, self.generator)
+            target = layers.get(f"{network}_target.{inner}")
+            optimizer = next((o for o in optimizers if _trains(o, layer)), None)
+            rewire_layer(layer, rewiring, optimizer, [] if target is None else [target])
+            rewired += rewiring.n_grown
+        self.updates += 1
+        self.rewired = rewired
+        if self.verbose:
+            print(f"Topology update {self.updates} at gradient step {step}: {rewired} weights rewired")
+        self._record()
+
+    def _record(self) -> None:
+        layers = sparse_layers(self.model.policy)
+        online = {name: layer for name, layer in layers.items() if "_target." not in name}
+        for name, layer in online.items():
+            self.logger.record(f"sparsity/{name}", layer.density)
+        self.logger.record("sparsity/active", sum(layer.values.numel() for layer in online.values()))
+        self.logger.record("sparsity/rewired", self.rewired)
+        self.logger.record("sparsity/updates", self.updates)
+
+
+def _optimizers(policy: nn.Module) -> Iterator[th.optim.Optimizer]:
+    """Find the optimizers that Stable-Baselines3 keeps as attributes of the policy and of its networks."""
+    for module in policy.modules():
+        optimizer = getattr(module, "optimizer", None)
+        if isinstance(optimizer, th.optim.Optimizer):
+            yield optimizer
+
+
+def _trains(optimizer: th.optim.Optimizer, layer: SparseLinear) -> bool:
+    return any(layer.values is parameter for group in optimizer.param_groups for parameter in group["params"])
