@@ -271,6 +271,13 @@ def test_permuted_features_in_worker_processes(tmp_path: Path) -> None:
     assert names >= {"0.monitor.csv", "1.monitor.csv", "best_model.zip", f"{env}.zip", "connectivity.png"}
 
 
+def test_curves_reach_an_evaluation_when_episodes_are_long(tmp_path: Path) -> None:
+    assert train(f"--algo sac --env Reacher-noise50 -n 60 --log-interval 100 {QUICK}", tmp_path) == 0
+    events = Run(tmp_path / "sac" / "Reacher-noise50" / "1", "").events()
+    for tag in ("rollout/ep_rew_mean", "time/fps", "train/critic_loss", "connectivity/actor_real_abs"):
+        assert events.Scalars(tag)[-1].step == 60
+
+
 def test_no_evaluation(tmp_path: Path) -> None:
     assert train(f"--algo static-sac --env {ENV} -n 20 --eval-freq -1 {QUICK}", tmp_path) == 0
     names = {path.name for path in (tmp_path / "static-sac" / ENV / "1").iterdir()}

@@ -149,6 +149,8 @@ class EvaluationCallback(EvalCallback):
         """
         best = self.best_mean_reward
         follow_phase(self.eval_env, self.training_env)
+        # The learner logs every few episodes, which may be long: let its curves have a point here too.
+        self.model.dump_logs()
         self.connectivity.record_picture()  # goes out with the evaluation's own dump
         goes_on = super()._on_step()
         mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
