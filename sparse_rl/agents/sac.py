@@ -1,10 +1,14 @@
 """Soft actor-critic: Stable-Baselines3's logic, on networks that are run in feature-major layout."""
 
+from typing import cast
+
 import numpy as np
 import torch as th
 import torch.nn.functional as F
 from stable_baselines3 import SAC as StableBaselinesSAC
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+from torch import nn
 
 from sparse_rl.agents.networks import can_run_feature_major, feature_major, mean_squared_error, polyak_update
 
@@ -56,7 +60,8 @@ class SAC(StableBaselinesSAC):
             latent = actor_body.forward(observations).t().requires_grad_()
             actions_pi, log_prob = self._sample_actions(latent)
 
-            if self.ent_coef_optimizer is not None:
+            if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
+                assert isinstance(self.target_entropy, float)
                 ent_coef = th.exp(self.log_ent_coef.detach())
                 ent_coef_loss = -(self.log_ent_coef * (log_prob + self.target_entropy).detach()).mean()
                 self.ent_coef_optimizer.zero_grad()
@@ -91,12 +96,13 @@ class SAC(StableBaselinesSAC):
             actor_losses.append((ent_coef * log_prob.detach() - min_q_pi).mean().item())
             slope = -1 / batch_size * F.one_hot(smallest, len(critics)).t().to(q_pi.dtype)
             action_gradient = th.stack(
-                [q.backward(slope[i : i + 1], parameters=False, wanted_input=1) for i, q in enumerate(critics)]
+                [q.input_gradient(slope[i : i + 1], block=1) for i, q in enumerate(critics)]
             ).sum(0)
             self.actor.optimizer.zero_grad()
             th.autograd.backward(
                 [actions_pi, log_prob], [action_gradient.t(), (ent_coef / batch_size).expand_as(log_prob)]
             )
+            assert latent.grad is not None
             actor_body.backward(latent.grad.t().contiguous())
             self.actor.optimizer.step()
 
@@ -113,7 +119,9 @@ class SAC(StableBaselinesSAC):
 
     def _sample_actions(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Sample squashed actions ``(batch, action dimensions)`` and their log-probabilities ``(batch,)``."""
-        log_std = self.actor.log_std(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)
+        log_std_head = cast(nn.Linear, self.actor.log_std)  # a plain vector only with gSDE, which is not run here
+        assert isinstance(self.actor.action_dist, SquashedDiagGaussianDistribution)
+        log_std = log_std_head(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)
         return self.actor.action_dist.log_prob_from_params(self.actor.mu(latent), log_std)
 
     def _excluded_save_params(self) -> list[str]:

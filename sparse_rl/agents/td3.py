@@ -70,7 +70,7 @@ class TD3(StableBaselinesTD3):
                 q_pi = self._critics[0].forward(observations, actions_pi)
                 actor_losses.append(-q_pi.mean().item())
                 slope = th.full_like(q_pi, -1 / batch_size)
-                action_gradient = self._critics[0].backward(slope, parameters=False, wanted_input=1)
+                action_gradient = self._critics[0].input_gradient(slope, block=1)
                 self._actor.backward(action_gradient * (1 - actions_pi.square()))
                 self.actor.optimizer.step()
 

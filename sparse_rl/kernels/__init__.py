@@ -6,7 +6,18 @@ from sparse_rl.kernels.blocks import Block, split
 from sparse_rl.kernels.linear import finish, numba_linear, scatter_linear, sddmm, spmm, spmm_transposed
 from sparse_rl.names import unknown
 
-__all__ = ["KERNELS", "Block", "choose", "finish", "numba_linear", "scatter_linear", "sddmm", "split", "spmm", "spmm_transposed"]
+__all__ = [
+    "KERNELS",
+    "Block",
+    "choose",
+    "finish",
+    "numba_linear",
+    "scatter_linear",
+    "sddmm",
+    "split",
+    "spmm",
+    "spmm_transposed",
+]
 
 KERNELS = ("numba", "scatter")
 
@@ -27,7 +38,9 @@ def choose(kernel: str, density: float, device: torch.device) -> str:
     if kernel not in ("auto", *KERNELS):
         raise ValueError(unknown("kernel", kernel, ("auto", *KERNELS)))
     if kernel == "numba" and device.type != "cpu":
-        raise ValueError(f"The numba kernel computes on the CPU, but the layer is on {device}: use 'scatter' or 'auto'.")
+        raise ValueError(
+            f"The numba kernel computes on the CPU, but the layer is on {device}: use 'scatter' or 'auto'."
+        )
     if kernel == "auto":
         return "numba" if device.type == "cpu" and density <= CROSSOVER_DENSITY else "scatter"
     return kernel

@@ -50,7 +50,7 @@ def numba_linear(
     :param blocks: where each block's weights lie, see :func:`sparse_rl.kernels.blocks.split`
     :return: tensor of shape ``(batch, out_features)``
     """
-    return _NumbaLinear.apply(values, bias, columns, tuple(blocks), *inputs)  # type: ignore[no-any-return]
+    return _NumbaLinear.apply(values, bias, columns, tuple(blocks), *inputs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _NumbaLinear(torch.autograd.Function):
@@ -124,9 +124,7 @@ def finish(y: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     return y
 
 
-def sddmm(
-    dy: Tensor, inputs: Sequence[Tensor], values: Tensor, columns: Tensor, blocks: Sequence[Block]
-) -> Tensor:
+def sddmm(dy: Tensor, inputs: Sequence[Tensor], values: Tensor, columns: Tensor, blocks: Sequence[Block]) -> Tensor:
     """
     Compute the gradient of the active weights, and of no others.
 

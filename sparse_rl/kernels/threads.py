@@ -5,10 +5,12 @@ import functools
 import numba
 import numpy as np
 import torch
+from numba.core import config
+from numpy.typing import NDArray
 
 
 @numba.njit(parallel=True, cache=True)
-def _touch(a: np.ndarray) -> None:  # type: ignore[type-arg]  # pragma: no cover - compiled
+def _touch(a: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
     for i in numba.prange(a.size):
         a[i] += 1
 
@@ -25,6 +27,6 @@ def _start_thread_pool() -> None:
 def follow_torch() -> None:
     """Let numba kernels use as many threads as ``torch.get_num_threads()`` allows, and leave PyTorch's count alone."""
     _start_thread_pool()
-    count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    count = min(torch.get_num_threads(), vars(config)["NUMBA_NUM_THREADS"])
     if numba.get_num_threads() != count:
         numba.set_num_threads(count)

@@ -6,7 +6,7 @@ arithmetic. Here activations are ``(features, batch)`` throughout, as the sparse
 computed for what is asked for and nothing else; and they are written to ``.grad``, where any optimizer finds them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -26,7 +26,9 @@ class FeatureMajorMLP:
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         if not self.supports(layers):
-            raise ValueError(f"Expected linear layers with ReLU between them, not {[type(m).__name__ for m in layers]}.")
+            raise ValueError(
+                f"Expected linear layers with ReLU between them, not {[type(m).__name__ for m in layers]}."
+            )
         self._layers = [_wrap(layer) for layer in layers[::2]]
         self._relu_last = len(layers) % 2 == 0
         self._activations: list[Sequence[Tensor]] = []
@@ -63,24 +65,36 @@ class FeatureMajorMLP:
         return x[0]
 
     @torch.no_grad()
-    def backward(self, dy: Tensor, parameters: bool = True, wanted_input: int | None = None) -> Tensor | None:
+    def backward(self, dy: Tensor) -> None:
         """
-        Propagate a gradient back through the last remembered forward pass.
+        Write the gradients of the parameters, at the last remembered forward pass, to their ``.grad``.
 
         :param dy: gradient of the output, contiguous, of shape ``(out_features, batch)``
-        :param parameters: whether to write the gradients of the parameters to their ``.grad``
-        :param wanted_input: index of the input block whose gradient is wanted; ``None`` for none
-        :return: the gradient of that block, of shape ``(width, batch)``, or ``None``
         """
+        for layer, inputs, gradient in self._descend(dy):
+            layer.backward_parameters(gradient, inputs)
+
+    @torch.no_grad()
+    def input_gradient(self, dy: Tensor, block: int = 0) -> Tensor:
+        """
+        Compute the gradient of one input block, at the last remembered forward pass, and no other.
+
+        :param dy: gradient of the output, contiguous, of shape ``(out_features, batch)``
+        :param block: which of the inputs
+        :return: tensor of shape ``(width, batch)``
+        """
+        *_, (first, inputs, gradient) = self._descend(dy)
+        return first.backward_input(gradient, inputs, block)
+
+    def _descend(self, dy: Tensor) -> Iterator[tuple["_Layer", Sequence[Tensor], Tensor]]:
+        """Visit the layers from the last to the first, each with its inputs and the gradient of its output."""
         if self._relu_last:
             dy = _relu_backward(dy, self._activations[-1][0])
         for index in reversed(range(len(self._layers))):
             layer, inputs = self._layers[index], self._activations[index]
-            if parameters:
-                layer.backward_parameters(dy, inputs)
+            yield layer, inputs, dy
             if index > 0:
                 dy = _relu_backward(layer.backward_input(dy, inputs, 0), inputs[0])
-        return None if wanted_input is None else self._layers[0].backward_input(dy, self._activations[0], wanted_input)
 
 
 def _relu_backward(gradient: Tensor, output: Tensor) -> Tensor:

@@ -178,6 +178,6 @@ class SparseLinear(nn.Module):
         self.topology.validate()  # a kernel would follow a bad index out of bounds
 
     def _apply(self, *args: Any, **kwargs: Any) -> "SparseLinear":
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._forget_caches()
         return self

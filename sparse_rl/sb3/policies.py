@@ -65,6 +65,10 @@ def _apply_blockwise(q_net: nn.Module, features: th.Tensor, actions: th.Tensor) 
     return x  # type: ignore[no-any-return]
 
 
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    return dict(module.named_modules()).get(name)
+
+
 class _SparsePolicy:
     """What both policies share: the settings, and how a network is made sparse before its optimizer exists."""
 
@@ -93,7 +97,7 @@ class _SparsePolicy:
         """
         sparsity = self.sparsity[name] if isinstance(self.sparsity, Mapping) else self.sparsity
         layers = [
-            f"{part}.{child}".rstrip(".")
+            f"{part}.{child}" if child else part
             for part in parts
             for child, layer in network.get_submodule(part).named_modules()
             if isinstance(layer, nn.Linear)
@@ -147,10 +151,9 @@ class SparseSACPolicy(_SparsePolicy, SACPolicy):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
         """Make the actor and replace its linear layers by sparse ones."""
         actor = super().make_actor(features_extractor)
-        heads = ["mu.0" if isinstance(actor.mu, nn.Sequential) else "mu"]
-        if isinstance(actor.log_std, nn.Linear):  # a vector of its own with gSDE
-            heads.append("log_std")
-        self._make_sparse(actor, "actor", ["latent_pi", *(head.split(".")[0] for head in heads)], heads)
+        # With gSDE, `mu` may be a sequence that starts with the linear layer, and `log_std` is no layer.
+        heads = [name for name in ("mu", "mu.0", "log_std") if isinstance(_child(actor, name), nn.Linear)]
+        self._make_sparse(actor, "actor", ["latent_pi", *heads], heads)
         return actor
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:

@@ -120,5 +120,7 @@ def _share_out(
     counts = [sizes[i] if i in full else round(factor * raw_density(shapes[i]) * sizes[i]) for i in range(len(shapes))]
     for shape, count in zip(shapes, counts, strict=True):
         if count < 1:
-            raise ValueError(f"Sparsity {sparsity} leaves the layer of shape {shape} without a single weight: lower it.")
+            raise ValueError(
+                f"Sparsity {sparsity} leaves the layer of shape {shape} without a single weight: lower it."
+            )
     return counts

@@ -39,7 +39,9 @@ class Topology:
         n_rows, n_columns = _checked_shape(shape)
         positions = positions.to(torch.int64).sort().values
         if positions.numel() and (positions[0] < 0 or positions[-1] >= n_rows * n_columns):
-            raise ValueError(f"Positions must lie in [0, {n_rows * n_columns}) for a layer of shape {n_rows, n_columns}.")
+            raise ValueError(
+                f"Positions must lie in [0, {n_rows * n_columns}) for a layer of shape {n_rows, n_columns}."
+            )
         if positions.numel() > 1 and bool((positions[1:] == positions[:-1]).any()):
             raise ValueError("Positions must be unique, but at least one occurs twice.")
         starts = torch.arange(n_rows + 1, dtype=torch.int64, device=positions.device) * n_columns
