@@ -120,9 +120,9 @@ class SAC(StableBaselinesSAC):
     def _sample_actions(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Sample squashed actions ``(batch, action dimensions)`` and their log-probabilities ``(batch,)``."""
         log_std_head = cast(nn.Linear, self.actor.log_std)  # a plain vector only with gSDE, which is not run here
-        assert isinstance(self.actor.action_dist, SquashedDiagGaussianDistribution)
+        distribution = cast(SquashedDiagGaussianDistribution, self.actor.action_dist)
         log_std = log_std_head(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)
-        return self.actor.action_dist.log_prob_from_params(self.actor.mu(latent), log_std)
+        return distribution.log_prob_from_params(self.actor.mu(latent), log_std)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_is_fast", "_actor_body", "_critics", "_target_critics"]
