@@ -103,7 +103,6 @@ def test_monitor_is_readable(run: Run) -> None:
 
 
 def test_monitor_is_readable_by_stable_baselines3(run: Run) -> None:
-    pytest.importorskip("pandas")
     from stable_baselines3.common.monitor import load_results
 
     assert len(load_results(str(run.folder))) == len(run.monitor())

@@ -98,7 +98,7 @@ def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("evaluation and output")
     group.add_argument(
-        "--eval-freq", type=_whole, metavar="N", help="steps between evaluations; -1: none (a fifth of all, <= 10000)"
+        "--eval-freq", type=_whole, metavar="N", help="steps between evaluations; -1: none (half of all, at most 10000)"
     )
     group.add_argument("--eval-episodes", type=_whole, metavar="N", help="episodes of each evaluation (5)")
     group.add_argument("--n-eval-envs", type=_whole, default=1, metavar="N", help="environments for it (%(default)s)")

@@ -15,7 +15,7 @@ def can_run_feature_major(policy: BasePolicy, networks: list[nn.Module]) -> bool
 
     :param policy: the policy
     :param networks: the networks that would be run
-    :return: whether observations are flat vectors of 32-bit floats and all networks are supported
+    :return: whether observations are flat vectors and all networks are supported
     """
     space = policy.observation_space
     flat = isinstance(space, spaces.Box) and len(space.shape) == 1
@@ -34,6 +34,16 @@ def feature_major(network: nn.Module) -> FeatureMajorMLP:
     :return: a runner for it
     """
     return FeatureMajorMLP(list(network.children()))
+
+
+def to_feature_major(batch: th.Tensor) -> th.Tensor:
+    """
+    Turn a batch around, as 32-bit floats; a batch that a buffer keeps feature-major is not copied.
+
+    :param batch: tensor of shape ``(batch, features)``
+    :return: contiguous tensor of shape ``(features, batch)``
+    """
+    return batch.t().float().contiguous()
 
 
 def mean_squared_error(prediction: th.Tensor, target: th.Tensor) -> tuple[float, th.Tensor]:

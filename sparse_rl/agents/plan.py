@@ -115,7 +115,7 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
             f"{args.env!r} has no noise features, so there is no noise to redraw: use `--replay observed`."
         )
     steps = hyperparameters["n_timesteps"]
-    hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 5)))
+    hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 2)))
     notes = []
     if hyperparameters["learning_starts"] >= steps and not _sets_learning_starts(args, environment):
         hyperparameters["learning_starts"] = steps // 10

@@ -10,7 +10,13 @@ from stable_baselines3.common.distributions import SquashedDiagGaussianDistribut
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
-from sparse_rl.agents.networks import can_run_feature_major, feature_major, mean_squared_error, polyak_update
+from sparse_rl.agents.networks import (
+    can_run_feature_major,
+    feature_major,
+    mean_squared_error,
+    polyak_update,
+    to_feature_major,
+)
 
 
 class SAC(StableBaselinesSAC):
@@ -53,8 +59,8 @@ class SAC(StableBaselinesSAC):
         for gradient_step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             discounts = self.gamma if batch.discounts is None else batch.discounts.t()
-            observations = batch.observations.t().contiguous()
-            next_observations = batch.next_observations.t().contiguous()
+            observations = to_feature_major(batch.observations)
+            next_observations = to_feature_major(batch.next_observations)
 
             # Only the actor's head, a few thousand numbers, is left to automatic differentiation.
             latent = actor_body.forward(observations).t().requires_grad_()
@@ -80,7 +86,7 @@ class SAC(StableBaselinesSAC):
                 next_q = next_q.amin(0, keepdim=True) - ent_coef * next_log_prob
                 target_q = batch.rewards.t() + (1 - batch.dones.t()) * discounts * next_q
 
-            actions = batch.actions.t().contiguous()
+            actions = to_feature_major(batch.actions)
             critic_loss = 0.0
             for q in critics:
                 loss, gradient = mean_squared_error(q.forward(observations, actions), target_q)

@@ -4,7 +4,13 @@ import numpy as np
 import torch as th
 from stable_baselines3 import TD3 as StableBaselinesTD3
 
-from sparse_rl.agents.networks import can_run_feature_major, feature_major, mean_squared_error, polyak_update
+from sparse_rl.agents.networks import (
+    can_run_feature_major,
+    feature_major,
+    mean_squared_error,
+    polyak_update,
+    to_feature_major,
+)
 
 
 class TD3(StableBaselinesTD3):
@@ -45,9 +51,9 @@ class TD3(StableBaselinesTD3):
             self._n_updates += 1
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             discounts = self.gamma if batch.discounts is None else batch.discounts.t()
-            observations = batch.observations.t().contiguous()
-            next_observations = batch.next_observations.t().contiguous()
-            actions = batch.actions.t().contiguous()
+            observations = to_feature_major(batch.observations)
+            next_observations = to_feature_major(batch.next_observations)
+            actions = to_feature_major(batch.actions)
 
             noise = th.empty_like(batch.actions).normal_(0, self.target_policy_noise).t()
             noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
