@@ -1,0 +1,156 @@
+"""
+Automatic Noise Filtering on HalfCheetah with 98 % noise: the table and the pictures of docs/anf.md.
+
+    python benchmarks/anf.py train     # four runs of 200,000 steps, one after the other; those that exist are kept
+    python benchmarks/anf.py report    # prints the tables and draws docs/images/anf-*.png from the run folders
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+ENV = "HalfCheetah-noise98"
+COLORS = {"anf-sac": "#0072b2", "static-sac": "#009e73", "sac": "#d55e00"}
+STYLES = {"redrawn": "-", "observed": "--"}
+
+
+class Agent(NamedTuple):
+    """An algorithm under a noise protocol."""
+
+    algo: str
+    replay: str
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables and legends."""
+        return f"{self.algo}, {self.replay}"
+
+
+AGENTS = [
+    Agent("anf-sac", "redrawn"),
+    Agent("static-sac", "redrawn"),
+    Agent("sac", "redrawn"),
+    Agent("anf-sac", "observed"),
+]
+
+
+class Run:
+    """A finished or unfinished run, read from its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = yaml.safe_load((folder / "config.yml").read_text())
+        self.agent = Agent(self.config["algo"], self.config["hyperparameters"]["replay"])
+        with np.load(folder / "evaluations.npz", allow_pickle=False) as evaluations:
+            self.steps, self.returns = evaluations["timesteps"], evaluations["results"]
+        with (folder / "connectivity.csv").open() as file:
+            self.connectivity = list(csv.DictReader(file))
+        self.hours = float((folder / "0.monitor.csv").read_text().split()[-1].split(",")[-1]) / 3600
+
+    def connections(self, network: str, group: str) -> float:
+        """Mean connections per feature of a group at the end of training."""
+        return float([row for row in self.connectivity if row["network"] == network][-1][group])
+
+
+def find_runs(folder: Path, seed: int) -> dict[Agent, Run]:
+    """Find the newest run of each agent."""
+    runs = {}
+    for config in sorted(folder.glob(f"*/{ENV}/*/config.yml"), key=lambda path: int(path.parent.name)):
+        if (config.parent / "connectivity.csv").exists():
+            run = Run(config.parent)
+            if run.config["seed"] == seed:
+                runs[run.agent] = run
+    return {agent: runs[agent] for agent in AGENTS if agent in runs}
+
+
+def train(folder: Path, seed: int, steps: int, threads: int) -> None:
+    """Train the agents that have no run yet."""
+    for agent in AGENTS:
+        if agent not in find_runs(folder, seed):
+            words = ["--algo", agent.algo, "--env", ENV, "--replay", agent.replay, "--seed", seed, "-f", folder]
+            words += ["--total-timesteps", steps, "--num-threads", threads]
+            subprocess.run([sys.executable, ROOT / "train.py", *map(str, words)], cwd=ROOT, check=True)
+
+
+def report(runs: dict[Agent, Run], images: Path) -> None:
+    """Print the tables and draw the pictures."""
+    for agent, run in runs.items():
+        versions = ", ".join(f"{name} {version}" for name, version in run.config["versions"].items())
+        print(f"- {agent.label}: seed {run.config['seed']}, commit {run.config['commit']}, {versions}")
+    print("\n| steps | " + " | ".join(agent.label for agent in runs) + " |")
+    print("|---:|" + "---:|" * len(runs))
+    for step in sorted({int(step) for run in runs.values() for step in run.steps}):
+        cells = []
+        for run in runs.values():
+            returns = run.returns[run.steps == step]
+            cells.append(f"{returns.mean():.0f} +/- {returns.std():.0f}" if returns.size else "")
+        print(f"| {step:,} | " + " | ".join(cells) + " |")
+    print("\n| agent | last 5 evaluations | actor: real / noise | first critic: real / noise / action | hours |")
+    print("|---|---:|---:|---:|---:|")
+    for agent, run in runs.items():
+        actor = " / ".join(f"{run.connections('actor', group):.1f}" for group in ("real", "noise"))
+        critic = " / ".join(f"{run.connections('qf0', group):.1f}" for group in ("real", "noise", "action"))
+        print(f"| {agent.label} | {run.returns[-5:].mean():.0f} | {actor} | {critic} | {run.hours:.1f} |")
+    images.mkdir(parents=True, exist_ok=True)
+    draw_returns(runs).savefig(images / "anf-returns.png", dpi=110)
+    draw_connectivity(runs).savefig(images / "anf-connectivity.png", dpi=110)
+
+
+def draw_returns(runs: dict[Agent, Run]) -> Figure:
+    """Draw the learning curves."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for agent, run in runs.items():
+        mean, std = run.returns.mean(1), run.returns.std(1)
+        axes.plot(run.steps, mean, STYLES[agent.replay], color=COLORS[agent.algo], label=agent.label)
+        axes.fill_between(run.steps, mean - std, mean + std, color=COLORS[agent.algo], alpha=0.15, linewidth=0)
+    title = f"{ENV}: 17 real features, 833 of noise; one seed, 5 episodes an evaluation"
+    axes.set(xlabel="environment steps", ylabel="return", title=title)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_connectivity(runs: dict[Agent, Run]) -> Figure:
+    """Draw where the actor's connections went."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for agent, run in runs.items():
+        if "sparsity" not in run.config["hyperparameters"]:
+            continue
+        rows = [row for row in run.connectivity if row["network"] == "actor"]
+        steps = [int(row["step"]) for row in rows]
+        for group, width in (("real", 2.5), ("noise", 1)):
+            values = [float(row[group]) for row in rows]
+            style, color = STYLES[agent.replay], COLORS[agent.algo]
+            axes.plot(steps, values, style, color=color, linewidth=width, label=f"{agent.label}: {group}")
+    axes.set(xlabel="environment steps", ylabel="connections per feature", title="The actor's input layer", ylim=(0, None))
+    axes.legend(fontsize="small", ncols=2)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "report"))
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    if args.what == "train":
+        train(args.runs, args.seed, args.steps, args.threads)
+    report(find_runs(args.runs, args.seed), ROOT / "docs" / "images")
+
+
+if __name__ == "__main__":
+    main()
