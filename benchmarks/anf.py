@@ -132,7 +132,9 @@ def draw_connectivity(runs: dict[Agent, Run]) -> Figure:
             values = [float(row[group]) for row in rows]
             style, color = STYLES[agent.replay], COLORS[agent.algo]
             axes.plot(steps, values, style, color=color, linewidth=width, label=f"{agent.label}: {group}")
-    axes.set(xlabel="environment steps", ylabel="connections per feature", title="The actor's input layer", ylim=(0, None))
+    axes.set(
+        xlabel="environment steps", ylabel="connections per feature", title="The actor's input layer", ylim=(0, None)
+    )
     axes.legend(fontsize="small", ncols=2)
     axes.grid(alpha=0.3)
     return figure

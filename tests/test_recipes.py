@@ -9,12 +9,12 @@ import yaml
 
 from sparse_rl.agents.build import learner_defaults, make_method, make_model
 from sparse_rl.agents.checks import Number, RecipeError, check_recipe
-from sparse_rl.agents.cli import make_parser
-from sparse_rl.agents.plan import Plan, make_plan, read_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments, parse_yaml
-from sparse_rl.agents.vec_envs import make_vec_env
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.nn import sparse_layers
+from sparse_rl.training.cli import make_parser
+from sparse_rl.training.plan import Plan, make_plan, read_recipe
+from sparse_rl.training.vec_envs import make_vec_env
 
 ALGORITHMS = ["anf-sac", "anf-td3", "sac", "static-sac", "static-td3", "td3"]
 

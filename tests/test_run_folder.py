@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparse_rl.agents.run_folder import RunFolder, file_name
+from sparse_rl.training.run_folder import RunFolder, file_name
 
 
 def test_numbers_count_up(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from sparse_rl.agents.cli import main
-from sparse_rl.agents.evaluate import evaluate
-from sparse_rl.agents.evaluate import main as evaluate_main
-from sparse_rl.agents.experiment import EVALUATION_SEED_OFFSET
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
+from sparse_rl.training.cli import main
+from sparse_rl.training.evaluate import evaluate
+from sparse_rl.training.evaluate import main as evaluate_main
+from sparse_rl.training.experiment import EVALUATION_SEED_OFFSET
 
 ROOT = Path(__file__).parents[1]
 ENV = "InvertedPendulum-noise90"
@@ -424,7 +424,7 @@ def test_words_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str], words: 
 
 def test_help_and_typos_answer_without_pytorch() -> None:
     code = (
-        "import sys\nfrom sparse_rl.agents.cli import main, make_parser\nmake_parser().format_help()\n"
+        "import sys\nfrom sparse_rl.training.cli import main, make_parser\nmake_parser().format_help()\n"
         "assert main(['--algo', 'x']) == main(['--env', 'x']) == main(['--variant', 'x']) == 2\n"
         "assert 'torch' not in sys.modules\n"
     )

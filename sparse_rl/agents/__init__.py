@@ -1,1 +1,1 @@
-"""Who learns: SAC and TD3 learners, recipes, and the training runs that ``train.py`` starts."""
+"""Who learns: SAC and TD3 learners, their recipes, and the replay that redraws noise."""

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from sparse_rl.agents.connectivity import Measurement
+    from sparse_rl.training.connectivity import Measurement
 
 REAL = "#0072b2"
 NOISE = "#b3b3b3"

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_rl.agents.checks import RecipeError
-from sparse_rl.agents.plan import make_plan, read_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of
-from sparse_rl.agents.run_folder import RunFolder
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.training.plan import make_plan, read_recipe
+from sparse_rl.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from sparse_rl.agents.experiment import Experiment
+    from sparse_rl.training.experiment import Experiment
 
 EXIT_BAD_INPUT = 2
 
@@ -180,7 +180,7 @@ def _prepare(args: argparse.Namespace) -> "Experiment":
     recipe = read_recipe(args, environment)
 
     from sparse_rl.agents.build import learner_defaults
-    from sparse_rl.agents.experiment import Experiment
+    from sparse_rl.training.experiment import Experiment
 
     plan = make_plan(args, environment, recipe, learner_defaults(learner_of(args.algo)))
     for note in plan.notes:
@@ -195,7 +195,7 @@ def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
 
 def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path) -> int:
     """Say how it went and what to type next."""
-    from sparse_rl.agents.experiment import last_evaluation
+    from sparse_rl.training.experiment import last_evaluation
 
     guard = experiment.guard
     if guard.signal is not None:
@@ -212,7 +212,7 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path) -> i
     print(f"\nWhere everything is:    {run}")
     print(f"What it looks at:       {run}/connectivity.png")
     print(f"To see the curves:      tensorboard --logdir {shlex.quote(str(tensorboard))}")
-    print(f"To evaluate the agent:  python -m sparse_rl.agents.evaluate {run}")
+    print(f"To evaluate the agent:  python -m sparse_rl.training.evaluate {run}")
     if guard.failure is not None:
         return _fail(guard.failure)
     return 0 if guard.signal is None else 128 + guard.signal

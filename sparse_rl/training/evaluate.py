@@ -1,5 +1,5 @@
 """
-Evaluate the agent of a run: ``python -m sparse_rl.agents.evaluate runs/anf-sac/HalfCheetah-noise98/1``.
+Evaluate the agent of a run: ``python -m sparse_rl.training.evaluate runs/anf-sac/HalfCheetah-noise98/1``.
 
 The networks are built from ``config.yml`` and filled with the tensors of the agent's file; nothing is unpickled.
 """
@@ -17,9 +17,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sparse_rl.agents.build import learner_defaults, make_model
 from sparse_rl.agents.checks import RecipeError, check_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of, parse_yaml
-from sparse_rl.agents.run_folder import file_name
-from sparse_rl.agents.vec_envs import make_vec_env
 from sparse_rl.names import unknown
+from sparse_rl.training.run_folder import file_name
+from sparse_rl.training.vec_envs import make_vec_env
 
 
 def evaluate(

@@ -10,9 +10,9 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv
 
-from sparse_rl.agents.connectivity import NOT_SCALAR, ConnectivityCallback
-from sparse_rl.agents.run_folder import RunFolder
-from sparse_rl.agents.vec_envs import follow_phase
+from sparse_rl.training.connectivity import NOT_SCALAR, ConnectivityCallback
+from sparse_rl.training.run_folder import RunFolder
+from sparse_rl.training.vec_envs import follow_phase
 
 
 class GuardCallback(BaseCallback):

@@ -11,10 +11,10 @@ from stable_baselines3.common.logger import Figure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
-from sparse_rl.agents.run_folder import RunFolder
-from sparse_rl.agents.vec_envs import real_features
 from sparse_rl.metrics import connections_per_feature
 from sparse_rl.nn import SparseLinear
+from sparse_rl.training.run_folder import RunFolder
+from sparse_rl.training.vec_envs import real_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -131,14 +131,14 @@ class ConnectivityCallback(BaseCallback):
 
     def record_picture(self) -> None:
         """Hand the logger a picture of the connections of every input feature, for TensorBoard."""
-        from sparse_rl.agents.pictures import features_picture
+        from sparse_rl.training.pictures import features_picture
 
         picture = features_picture(self._connections(), real_features(self.training_env), self._heading())
         self.logger.record("connectivity/features", Figure(picture, close=True), exclude=NOT_SCALAR)
 
     def save(self) -> None:
         """Write ``connectivity.csv`` and ``connectivity.png`` into the run's folder."""
-        from sparse_rl.agents.pictures import connectivity_picture
+        from sparse_rl.training.pictures import connectivity_picture
 
         header = [field.name for field in fields(Measurement)]
         rows = [asdict(measurement).values() for measurement in self.measurements]

@@ -20,19 +20,19 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents.build import make_method, make_model
-from sparse_rl.agents.callbacks import (
+from sparse_rl.agents.recipe import learner_of
+from sparse_rl.envs import NonFiniteObservationError
+from sparse_rl.sb3 import TopologyCallback
+from sparse_rl.training.callbacks import (
     EvaluationCallback,
     GuardCallback,
     HyperparametersCallback,
     PublishCallback,
 )
-from sparse_rl.agents.connectivity import ConnectivityCallback
-from sparse_rl.agents.plan import Plan
-from sparse_rl.agents.recipe import learner_of
-from sparse_rl.agents.run_folder import RunFolder
-from sparse_rl.agents.vec_envs import make_vec_env, start_logs
-from sparse_rl.envs import NonFiniteObservationError
-from sparse_rl.sb3 import TopologyCallback
+from sparse_rl.training.connectivity import ConnectivityCallback
+from sparse_rl.training.plan import Plan
+from sparse_rl.training.run_folder import RunFolder
+from sparse_rl.training.vec_envs import make_vec_env, start_logs
 from sparse_rl.version import __version__
 
 # Far from the training seeds, also when many environments count up from one of them.
