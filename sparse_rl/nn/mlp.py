@@ -41,7 +41,8 @@ class FeatureMajorMLP:
         :param layers: the layers of a network, in order
         :return: whether they are linear layers on the CPU with ReLU between them
         """
-        linear = all(isinstance(layer, (nn.Linear, SparseLinear)) for layer in layers[::2])
+        # Not their subclasses: these may compute something else.
+        linear = all(type(layer) in (nn.Linear, SparseLinear) for layer in layers[::2])
         relu = all(isinstance(layer, nn.ReLU) for layer in layers[1::2])
         on_cpu = all(p.device.type == "cpu" for layer in layers for p in layer.parameters())
         return bool(layers) and linear and relu and on_cpu
@@ -54,7 +55,10 @@ class FeatureMajorMLP:
         :param inputs: blocks of input features, each contiguous, of shape ``(width, batch)``
         :param remember: keep the activations for :meth:`backward`
         :return: tensor of shape ``(out_features, batch)``
+        :raises ValueError: if the blocks have several batch sizes
         """
+        if len({x.shape[1] for x in inputs}) != 1:
+            raise ValueError(f"Expected blocks with one batch size, not {[tuple(x.shape) for x in inputs]}.")
         activations: list[Sequence[Tensor]] = []
         x: Sequence[Tensor] = inputs
         for index, layer in enumerate(self._layers):
@@ -88,6 +92,11 @@ class FeatureMajorMLP:
 
     def _descend(self, dy: Tensor) -> Iterator[tuple["_Layer", Sequence[Tensor], Tensor]]:
         """Visit the layers from the last to the first, each with its inputs and the gradient of its output."""
+        if dy.shape != self._activations[-1][0].shape:
+            raise ValueError(
+                f"Expected the gradient of an output of shape {tuple(self._activations[-1][0].shape)}, "
+                f"not one of shape {tuple(dy.shape)}."
+            )
         if self._relu_last:
             dy = _relu_backward(dy, self._activations[-1][0])
         for index in reversed(range(len(self._layers))):

@@ -98,12 +98,22 @@ class SparseLinear(nn.Module):
             widths add up to ``in_features``. Blocks save a concatenation, and gradients are computed only for those
             that need them: a critic takes ``layer(observation, action)``.
         :return: tensor of shape ``(batch, out_features)``
-        :raises ValueError: if the widths do not add up
+        :raises ValueError: if the blocks have several batch sizes, or their widths do not add up
         """
+        self._check(inputs)
         if self.chosen_kernel == "numba":
             blocks = self.split([x.shape[-1] for x in inputs])
             return kernels.numba_linear(inputs, self.values, self.bias, self.columns, blocks)
         return kernels.scatter_linear(inputs, self.values, self.bias, self.topology.positions, self.topology.shape)
+
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        """Check what kernels rely on: with fewer rows in one block than in another they would read out of bounds."""
+        batches = {x.shape[:-1] for x in inputs}
+        if len(batches) != 1 or inputs[0].dim() != 2 or sum(x.shape[1] for x in inputs) != self.in_features:
+            raise ValueError(
+                f"Expected blocks of shape (batch, width) with {self.in_features} features in all, not "
+                f"{' + '.join(str(tuple(x.shape)) for x in inputs) or 'nothing'}."
+            )
 
     def dense_weight(self) -> Tensor:
         """
@@ -121,13 +131,20 @@ class SparseLinear(nn.Module):
 
         :return: a dense ``torch.nn.Linear`` whose absent weights are zero
         """
-        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
-        linear.to(device=self.values.device, dtype=self.values.dtype)
+        # Not initialised: a look at a layer must not draw random numbers from the training's generator.
+        linear = nn.utils.skip_init(
+            nn.Linear,
+            self.in_features,
+            self.out_features,
+            bias=self.bias is not None,
+            device=self.values.device,
+            dtype=self.values.dtype,
+        )
         with torch.no_grad():
             linear.weight.copy_(self.dense_weight())
             if self.bias is not None:
                 linear.bias.copy_(self.bias)
-        return linear
+        return linear  # type: ignore[no-any-return]
 
     def rewire(self, rewiring: Rewiring) -> None:
         """
@@ -172,10 +189,18 @@ class SparseLinear(nn.Module):
         self._topology = None
         self._blocks = {}
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        present = self.topology
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self._forget_caches()
-        self.topology.validate()  # a kernel would follow a bad index out of bounds
+        try:
+            self.topology.validate()
+        except ValueError as error:
+            # A kernel would follow a bad index out of bounds: keep the old ones, and let load_state_dict() complain.
+            self.row_ptr, self.columns = present.row_ptr.clone(), present.columns.clone()
+            self._forget_caches()
+            error_msgs: list[str] = args[-1]
+            error_msgs.append(f"invalid topology for {prefix.rstrip('.') or 'the layer'}: {error}")
 
     def _apply(self, *args: Any, **kwargs: Any) -> "SparseLinear":
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
+from sparse_rl.names import unknown
 from sparse_rl.nn.sparse_linear import SparseLinear
 from sparse_rl.topology import Topology, distribution
 
@@ -30,10 +31,13 @@ def sparsify(
     :param dense: those of ``layers`` that stay dense
     :param kernel: see :class:`SparseLinear`
     :param generator: source of randomness; PyTorch's global generator if ``None``
-    :raises ValueError: if sparsity, distribution or kernel are invalid, or a layer would keep no weight
+    :raises ValueError: if sparsity, distribution, kernel or a name are invalid, or a layer would keep no weight
     """
     linears = [_linear(module, name) for name in layers]
     shapes = [(linear.out_features, linear.in_features) for linear in linears]
+    for name in dense:
+        if name not in layers:
+            raise ValueError(unknown("layer to stay dense", name, layers))
     stay_dense = [i for i, name in enumerate(layers) if name in dense]
     counts = distribution(distribution_name)(shapes, sparsity, stay_dense)
     for name, linear, shape, count in zip(layers, linears, shapes, counts, strict=True):

@@ -107,7 +107,7 @@ def _share_out(
     while True:
         free = [i for i in range(len(shapes)) if i not in full]
         left = budget - sum(sizes[i] for i in full)
-        if full and free and left < 0.5:
+        if full and left < (0.5 if free else -0.5):
             raise ValueError(
                 f"Sparsity {sparsity} cannot be reached: the layers that stay dense already hold "
                 f"{sum(sizes[i] for i in full)} of {sum(sizes)} weights. Lower it, or keep fewer layers dense."

@@ -74,4 +74,4 @@ class Static:
         self, topology: Topology, values: Tensor, step: int, generator: torch.Generator | None = None
     ) -> Rewiring:
         """Propose to leave everything as it is."""
-        return Rewiring(topology, topology, torch.arange(topology.active))
+        return Rewiring(topology, topology, torch.arange(topology.active, device=topology.device))

@@ -81,10 +81,10 @@ def grow_at_random(topology: Topology, count: int, generator: torch.Generator | 
     inactive = topology.size - topology.active
     if not 0 <= count <= inactive:
         raise ValueError(f"Cannot grow {count} weights: only {inactive} positions are inactive.")
-    ranks = sample_distinct(inactive, count, generator)
+    ranks = sample_distinct(inactive, count, generator).to(topology.device)
     # The r-th inactive position is r plus the number of active positions before it. With a_i the sorted active
     # positions, a_i - i inactive positions lie before a_i: no dense mask is needed.
-    gaps_before = topology.positions - torch.arange(topology.active)
+    gaps_before = topology.positions - torch.arange(topology.active, device=topology.device)
     return ranks + torch.searchsorted(gaps_before, ranks, right=True)
 
 
@@ -101,7 +101,7 @@ def rewire(topology: Topology, dropped: Tensor, grown: Tensor) -> Rewiring:
     :return: the change, to be applied to everything that has one entry per active weight
     :raises ValueError: if a grown position is still active
     """
-    kept = torch.ones(topology.active, dtype=torch.bool)
+    kept = torch.ones(topology.active, dtype=torch.bool, device=topology.device)
     kept[dropped] = False
     kept_index = kept.nonzero().flatten()
     positions = torch.cat([topology.positions[kept_index], grown])

@@ -89,6 +89,11 @@ class Topology:
         return self.shape[0] * self.shape[1]
 
     @property
+    def device(self) -> torch.device:
+        """Where the indices live."""
+        return self.columns.device
+
+    @property
     def density(self) -> float:
         """The fraction of weights that are active, in (0, 1]."""
         return self.active / self.size
@@ -97,7 +102,7 @@ class Topology:
     def rows(self) -> Tensor:
         """The output neuron of each active weight, int64 of shape ``(active,)``."""
         lengths = self.row_ptr.diff().to(torch.int64)
-        return torch.repeat_interleave(torch.arange(self.shape[0], device=lengths.device), lengths)
+        return torch.repeat_interleave(torch.arange(self.shape[0], device=self.device), lengths)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -110,7 +115,7 @@ class Topology:
 
         :return: bool tensor of shape ``(out_features, in_features)``
         """
-        mask = torch.zeros(self.size, dtype=torch.bool, device=self.columns.device)
+        mask = torch.zeros(self.size, dtype=torch.bool, device=self.device)
         mask[self.positions] = True
         return mask.view(self.shape)
 
