@@ -482,34 +482,32 @@ def test_anf_keeps_51_weights_per_feature_of_halfcheetah_noise98() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "actions", "dense", "anf"),
+    ("features", "actions", "dense", "anf", "truncated"),
     [
-        # Derived from the paper's set-up: two hidden layers of 256, the actor's output has mean and deviation.
-        (17, 6, 216_320, 203_416),  # HalfCheetah without noise
-        (85, 6, 268_544, 213_861),
-        (170, 6, 333_824, 226_918),
-        (340, 6, 464_384, 253_030),
-        (850, 6, 856_064, 331_366),  # noise98
-        (1700, 6, 1_508_864, 461_926),  # noise99
-        (550, 3, 622_592, 283_442),  # Hopper-noise98
-        (1100, 3, 1_044_992, 367_922),  # Hopper-noise99
-        (7520, 17, 5_989_888, 1_362_636),  # Humanoid-noise95
+        # The paper's set-up: two hidden layers of 256; the actor's output has mean and deviation. `truncated` is what
+        # the authors' int((1 - 0.8) * n) makes of it: up to one weight less in each of the three sparse layers.
+        (17, 6, 216_320, 203_418, 203_416),  # HalfCheetah without noise
+        (85, 6, 268_544, 213_862, 213_861),
+        (170, 6, 333_824, 226_918, 226_917),
+        (340, 6, 464_384, 253_030, 253_029),
+        (850, 6, 856_064, 331_366, 331_365),  # noise98
+        (1700, 6, 1_508_864, 461_926, 461_925),  # noise99
+        (550, 3, 622_592, 283_444, 283_441),  # Hopper-noise98
+        (1100, 3, 1_044_992, 367_924, 367_921),  # Hopper-noise99
+        (7520, 17, 5_989_888, 1_362_636, 1_362_635),  # Humanoid-noise95
     ],
 )
-def test_weights_of_an_actor_and_two_critics(features: int, actions: int, dense: int, anf: int) -> None:
-    actor = [(256, features), (256, 256), (2 * actions, 256)]
-    critic = [(256, features + actions), (256, 256), (1, 256)]
+def test_weights_of_an_actor_and_two_critics(features: int, actions: int, dense: int, anf: int, truncated: int) -> None:
+    inputs = (features, features + actions, features + actions)
+    outputs = (2 * actions, 1, 1)
 
     def total(sparsity: float) -> int:
-        return sum(input_layer(actor, sparsity)) + 2 * sum(input_layer(critic, sparsity))
+        networks = [[(256, n_in), (256, 256), (n_out, 256)] for n_in, n_out in zip(inputs, outputs, strict=True)]
+        return sum(sum(input_layer(network, sparsity)) for network in networks)
 
     assert total(0) == dense
-    # The authors truncate int((1 - 0.8) * n): up to one weight less in each of the three sparse layers.
-    assert abs(total(0.8) - anf) <= 3
-    truncated = [int((1 - 0.8) * 256 * n) for n in (features, features + actions, features + actions)]
-    exact = [round(51.2 * n) for n in (features, features + actions, features + actions)]
-    assert total(0.8) == dense - 256 * (3 * features + 2 * actions) + sum(exact)
-    assert all(0 <= mine - theirs <= 1 for mine, theirs in zip(exact, truncated, strict=True))
+    assert total(0.8) == anf
+    assert dense - sum(256 * n - int((1 - 0.8) * 256 * n) for n in inputs) == truncated
 
 
 def test_erdos_renyi_of_small_policies_worked_by_hand() -> None:
