@@ -2,25 +2,35 @@
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac.policies import Actor as SACActor
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import Actor as TD3Actor
+from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sparse_rl.nn import FeatureMajorMLP
+from sparse_rl.sb3.policies import BlockwiseCritic
+
+# A subclass may compute something else.
+_KNOWN_MODULES = (SACActor, TD3Actor, ContinuousCritic, BlockwiseCritic)
 
 
-def can_run_feature_major(policy: BasePolicy, networks: list[nn.Module]) -> bool:
+def can_run_feature_major(policy: SACPolicy | TD3Policy, networks: list[nn.Module]) -> bool:
     """
     Tell whether a policy's networks can be run without its features extractor, layer by layer.
 
     :param policy: the policy
     :param networks: the networks that would be run
-    :return: whether observations are flat vectors and all networks are supported
+    :return: whether observations are flat vectors, and actor and critic compute what is known and supported
     """
     space = policy.observation_space
     flat = isinstance(space, spaces.Box) and len(space.shape) == 1
+    known = type(policy.actor) in _KNOWN_MODULES and type(policy.critic) in _KNOWN_MODULES
     return (
         flat
+        and known
         and policy.features_extractor_class is FlattenExtractor
         and all(FeatureMajorMLP.supports(list(network.children())) for network in networks)
     )

@@ -113,7 +113,7 @@ class RedrawnReplayBuffer(ReplayBuffer):
         :param done: of shape ``(n_envs,)``
         :param infos: one for each environment; ``"phase"`` says in which order its features are
         """
-        phases = [int(info.get("phase", 0)) for info in infos]
+        phases = [self._phase_of(info) for info in infos]
         # Copies of an environment reach a new phase one after the other; the newest is the one to learn for.
         self.phase = max(phases)
         real = np.stack([self._positions_of_real_features(phase) for phase in phases])
@@ -125,6 +125,10 @@ class RedrawnReplayBuffer(ReplayBuffer):
             done,
             infos,
         )
+
+    def _phase_of(self, info: dict[str, Any]) -> int:
+        # Without a permutation, a "phase" is somebody else's.
+        return 0 if self.permutation_seed is None else int(info["phase"])
 
     def _positions_of_real_features(self, phase: int) -> NDArray[np.int64]:
         """Find where the real features stand in an observation of this phase."""

@@ -3,9 +3,9 @@
 from typing import cast
 
 import numpy as np
+import stable_baselines3
 import torch as th
 import torch.nn.functional as F
-from stable_baselines3 import SAC as StableBaselinesSAC
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
@@ -19,13 +19,14 @@ from sparse_rl.agents.networks import (
 )
 
 
-class SAC(StableBaselinesSAC):
+class SAC(stable_baselines3.SAC):
     """
     Soft actor-critic (Haarnoja et al. 2018), faster.
 
     Same arguments, hyperparameters and logs as Stable-Baselines3's ``SAC``, same results up to rounding, from the same
     random numbers. ``train()`` runs the networks through :class:`~sparse_rl.nn.FeatureMajorMLP`; for policies that this
-    does not support (images, gSDE, other activations than ReLU, other devices than the CPU) it is Stable-Baselines3's.
+    does not support (images, custom networks, gSDE, other activations than ReLU, other devices than the CPU) it is
+    Stable-Baselines3's.
     """
 
     def _create_aliases(self) -> None:

@@ -1,8 +1,8 @@
 """Twin delayed deep deterministic policy gradient: Stable-Baselines3's logic, on feature-major networks."""
 
 import numpy as np
+import stable_baselines3
 import torch as th
-from stable_baselines3 import TD3 as StableBaselinesTD3
 
 from sparse_rl.agents.networks import (
     can_run_feature_major,
@@ -13,13 +13,14 @@ from sparse_rl.agents.networks import (
 )
 
 
-class TD3(StableBaselinesTD3):
+class TD3(stable_baselines3.TD3):
     """
     Twin delayed DDPG (Fujimoto et al. 2018), faster.
 
     Same arguments, hyperparameters and logs as Stable-Baselines3's ``TD3``, same results up to rounding, from the same
     random numbers. ``train()`` runs the networks through :class:`~sparse_rl.nn.FeatureMajorMLP`; for policies that this
-    does not support (images, other activations than ReLU, other devices than the CPU) it is Stable-Baselines3's.
+    does not support (images, custom networks, other activations than ReLU, other devices than the CPU) it is
+    Stable-Baselines3's.
     """
 
     def _create_aliases(self) -> None:

@@ -34,23 +34,29 @@ class TopologyCallback(BaseCallback):
         self.generator = th.Generator()
         self.updates = 0
         self.rewired = 0
-        self._steps_seen = 0
+        self._steps_seen: int | None = None
 
     def _init_callback(self) -> None:
         if not sparse_layers(self.model.policy):
             raise ValueError(
                 f"{type(self.model.policy).__name__} has no sparse layers to rewire: make the model with "
-                "SparseSACPolicy or SparseTD3Policy."
+                "SparseSACPolicy or SparseTD3Policy, and a sparsity above 0."
             )
-        if self._steps_seen == 0:
+        if self._steps_seen is None:
+            # A model that was trained before, or loaded, is not to catch up on updates of its past.
+            self._steps_seen = self.model._n_updates
             seed = self.model.seed if self.seed is None else self.seed
-            self.generator.manual_seed(th.seed() if seed is None else seed)
+            if seed is None:
+                self.generator.seed()
+            else:
+                self.generator.manual_seed(seed)
 
     def _on_training_start(self) -> None:
         self._record()
 
     def _on_rollout_start(self) -> None:
         now = self.model._n_updates
+        assert self._steps_seen is not None  # since _init_callback()
         if self.method.updates_between(self._steps_seen, now):
             self._rewire(now)
         self._steps_seen = now

@@ -93,7 +93,7 @@ class _SparsePolicy:
         :param network: an actor or a critic
         :param name: which of the two, ``"actor"`` or ``"critic"``
         :param parts: its submodules from input to output, which get a topology of their own together
-        :param heads: output layers, which stay dense (as in ANF)
+        :param heads: output layers, which stay dense (as in ANF); empty for the last layer
         """
         sparsity = self.sparsity[name] if isinstance(self.sparsity, Mapping) else self.sparsity
         layers = [
@@ -102,11 +102,12 @@ class _SparsePolicy:
             for child, layer in network.get_submodule(part).named_modules()
             if isinstance(layer, nn.Linear)
         ]
-        if len(layers) <= len(heads):
+        heads = heads or layers[-1:]
+        if len(layers) == len(heads):
             raise ValueError(
                 f"The {name} has no hidden layer, so none of its layers can be sparse: give `net_arch` at least one."
             )
-        sparsify(network, layers, sparsity, self.distribution, dense=heads or layers[-1:], kernel=self.kernel)
+        sparsify(network, layers, sparsity, self.distribution, dense=heads, kernel=self.kernel)
 
     def _sparsity_parameters(self) -> dict[str, Any]:
         return {"sparsity": self.sparsity, "distribution": self.distribution, "kernel": self.kernel}
