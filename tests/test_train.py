@@ -261,13 +261,26 @@ def test_dense_td3_in_an_ordinary_environment(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it too; pytest undoes that
-def test_permuted_features_in_worker_processes(tmp_path: Path) -> None:
-    """The evaluation follows the training environment's phase; each worker has its monitor; the bar is drawn."""
+def test_permuted_features_in_worker_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The evaluation follows the training environment's phase, and is repeated in it; each worker has its monitor."""
     env = "Reacher-noise50-permute50"
     words = f"--algo anf-td3 --env {env} -n 200 --eval-freq 110 --n-envs 2 --vec-env subproc --progress {QUICK}"
     assert train(words, tmp_path) == 0
-    names = {path.name for path in (tmp_path / "anf-td3" / env / "1").iterdir()}
+    folder = tmp_path / "anf-td3" / env / "1"
+    names = {path.name for path in folder.iterdir()}
     assert names >= {"0.monitor.csv", "1.monitor.csv", "best_model.zip", f"{env}.zip", "connectivity.png"}
+    # 200 steps in 2 copies: 100 each, in episodes of 50, each followed by a reset into the next phase of 50 steps.
+    assert yaml.safe_load((folder / "phases.yml").read_text()) == {"last": 2, "best": 2}
+    seed = Run(folder, "").config()["seed"] + EVALUATION_SEED_OFFSET
+    returns = [evaluate(folder, episodes=1, seed=seed, phase=phase) for phase in (None, 2, 1)]
+    assert returns[0] == returns[1] != returns[2]
+    capsys.readouterr()
+    assert evaluate_main([str(folder), "--phase", "-1"]) == 2
+
+
+def test_a_phase_makes_no_sense_without_a_permutation(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate_main([str(run.folder), "--phase", "1"]) == 2
+    assert "not permuted" in capsys.readouterr().err
 
 
 def test_curves_reach_an_evaluation_when_episodes_are_long(tmp_path: Path) -> None:

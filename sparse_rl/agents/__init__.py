@@ -1,1 +1,20 @@
 """Who learns: SAC and TD3 learners, their recipes, and the replay that redraws noise."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparse_rl.agents.replay import RedrawnReplayBuffer
+    from sparse_rl.agents.sac import SAC
+    from sparse_rl.agents.td3 import TD3
+
+__all__ = ["SAC", "TD3", "RedrawnReplayBuffer"]
+
+# Found on first use (PEP 562): the command line reads recipes before it needs PyTorch.
+_LAZY = {"SAC": "sac", "TD3": "td3", "RedrawnReplayBuffer": "replay"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

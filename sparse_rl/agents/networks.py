@@ -32,7 +32,7 @@ def can_run_feature_major(policy: SACPolicy | TD3Policy, networks: list[nn.Modul
         flat
         and known
         and policy.features_extractor_class is FlattenExtractor
-        and all(FeatureMajorMLP.supports(list(network.children())) for network in networks)
+        and all(FeatureMajorMLP.supports(_layers(network)) for network in networks)
     )
 
 
@@ -43,7 +43,12 @@ def feature_major(network: nn.Module) -> FeatureMajorMLP:
     :param network: the network, whose parameters are shared
     :return: a runner for it
     """
-    return FeatureMajorMLP(list(network.children()))
+    return FeatureMajorMLP(_layers(network))
+
+
+def _layers(network: nn.Module) -> list[nn.Module]:
+    # Not children(), which names a module that is used twice only once.
+    return list(network) if isinstance(network, nn.Sequential) else []
 
 
 def to_feature_major(batch: th.Tensor) -> th.Tensor:
@@ -66,15 +71,3 @@ def mean_squared_error(prediction: th.Tensor, target: th.Tensor) -> tuple[float,
     """
     error = prediction - target
     return error.square().mean().item(), error * (2 / error.numel())
-
-
-@th.no_grad()
-def polyak_update(online: nn.Module, target: nn.Module, tau: float) -> None:
-    """
-    Move a target network towards its online network.
-
-    :param online: the network that is trained
-    :param target: its slowly moving copy
-    :param tau: how far to move, in [0, 1]
-    """
-    th._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -80,13 +81,14 @@ class RedrawnReplayBuffer(ReplayBuffer):
         :param env: vectorised environment whose copies have :class:`~sparse_rl.envs.NoiseFeatures`
         :param seed: of the noise that the buffer will draw
         :return: ``replay_buffer_kwargs`` for a Stable-Baselines3 algorithm
-        :raises ValueError: if the environment has no noise features
+        :raises ValueError: if the environment has no noise features, or changes them in a way that cannot be redrawn
         """
         if not env.has_attr("noise_model"):
             raise ValueError(
                 "Noise can be redrawn only in environments with noise features, such as HalfCheetah-noise98: "
                 "use the `observed` protocol (Stable-Baselines3's own ReplayBuffer) here."
             )
+        _check_order(env.get_attr("spec", 0)[0])
         permuted = env.has_attr("permutation_seed")
         return {
             "noise_model": env.get_attr("noise_model", 0)[0],
@@ -171,6 +173,34 @@ class RedrawnReplayBuffer(ReplayBuffer):
             assert isinstance(normalized, np.ndarray)
             feature_major = np.ascontiguousarray(normalized.T, np.float32)
         return self.to_torch(feature_major, copy=False).t()
+
+
+# Wrappers that may lie above the noise: they leave observations alone.
+_HARMLESS = {
+    "Monitor",
+    "RunMonitor",
+    "TimeLimit",
+    "OrderEnforcing",
+    "PassiveEnvChecker",
+    "RecordEpisodeStatistics",
+    "RecordVideo",
+}
+
+
+def _check_order(spec: EnvSpec | None) -> None:
+    """Check that what lies above the noise is at most one permutation, and wrappers that leave observations alone."""
+    if spec is None:  # made without an id: there is nothing to check it by
+        return
+    wrappers = [wrapper.name for wrapper in spec.additional_wrappers]
+    above = wrappers[wrappers.index("NoiseFeatures") + 1 :]
+    changing = [name for name in above if name not in _HARMLESS]
+    if changing not in ([], ["PermuteFeatures"]):
+        raise ValueError(
+            f"Redrawn noise would miss what {changing[-1]} does to observations above NoiseFeatures: put it below, or "
+            "use the `observed` protocol (Stable-Baselines3's own ReplayBuffer)."
+        )
+    if "PermuteFeatures" in wrappers[: wrappers.index("NoiseFeatures")]:
+        raise ValueError("Redrawn noise needs PermuteFeatures above NoiseFeatures: swap the two wrappers.")
 
 
 @lru_cache(maxsize=4)

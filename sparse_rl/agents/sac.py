@@ -7,6 +7,7 @@ import stable_baselines3
 import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
@@ -14,7 +15,6 @@ from sparse_rl.agents.networks import (
     can_run_feature_major,
     feature_major,
     mean_squared_error,
-    polyak_update,
     to_feature_major,
 )
 
@@ -101,20 +101,20 @@ class SAC(stable_baselines3.SAC):
             q_pi = th.cat([q.forward(observations, feature_major_actions) for q in critics])
             min_q_pi, smallest = q_pi.min(dim=0)
             actor_losses.append((ent_coef * log_prob.detach() - min_q_pi).mean().item())
-            slope = -1 / batch_size * F.one_hot(smallest, len(critics)).t().to(q_pi.dtype)
+            slope = -1 / len(log_prob) * F.one_hot(smallest, len(critics)).t().to(q_pi.dtype)
             action_gradient = th.stack(
                 [q.input_gradient(slope[i : i + 1], block=1) for i, q in enumerate(critics)]
             ).sum(0)
             self.actor.optimizer.zero_grad()
             th.autograd.backward(
-                [actions_pi, log_prob], [action_gradient.t(), (ent_coef / batch_size).expand_as(log_prob)]
+                [actions_pi, log_prob], [action_gradient.t(), (ent_coef / len(log_prob)).expand_as(log_prob)]
             )
             assert latent.grad is not None
             actor_body.backward(latent.grad.t().contiguous())
             self.actor.optimizer.step()
 
             if gradient_step % self.target_update_interval == 0:
-                polyak_update(self.critic, self.critic_target, self.tau)
+                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

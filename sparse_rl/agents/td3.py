@@ -3,12 +3,12 @@
 import numpy as np
 import stable_baselines3
 import torch as th
+from stable_baselines3.common.utils import polyak_update
 
 from sparse_rl.agents.networks import (
     can_run_feature_major,
     feature_major,
     mean_squared_error,
-    polyak_update,
     to_feature_major,
 )
 
@@ -76,13 +76,13 @@ class TD3(stable_baselines3.TD3):
                 actions_pi = self._actor.forward(observations).tanh()
                 q_pi = self._critics[0].forward(observations, actions_pi)
                 actor_losses.append(-q_pi.mean().item())
-                slope = th.full_like(q_pi, -1 / batch_size)
+                slope = th.full_like(q_pi, -1 / q_pi.numel())
                 action_gradient = self._critics[0].input_gradient(slope, block=1)
                 self._actor.backward(action_gradient * (1 - actions_pi.square()))
                 self.actor.optimizer.step()
 
-                polyak_update(self.critic, self.critic_target, self.tau)
-                polyak_update(self.actor, self.actor_target, self.tau)
+                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+                polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if actor_losses:

@@ -43,7 +43,7 @@ class FeatureMajorMLP:
         """
         # Not their subclasses: these may compute something else.
         linear = all(type(layer) in (nn.Linear, SparseLinear) for layer in layers[::2])
-        relu = all(isinstance(layer, nn.ReLU) for layer in layers[1::2])
+        relu = all(type(layer) is nn.ReLU for layer in layers[1::2])
         on_cpu = all(p.device.type == "cpu" for layer in layers for p in layer.parameters())
         return bool(layers) and linear and relu and on_cpu
 
@@ -73,7 +73,10 @@ class FeatureMajorMLP:
         """
         Write the gradients of the parameters, at the last remembered forward pass, to their ``.grad``.
 
+        Parameters that do not require a gradient are left alone. Hooks of the layers are not called.
+
         :param dy: gradient of the output, contiguous, of shape ``(out_features, batch)``
+        :raises ValueError: if it has another shape
         """
         for layer, inputs, gradient in self._descend(dy):
             layer.backward_parameters(gradient, inputs)
@@ -86,6 +89,7 @@ class FeatureMajorMLP:
         :param dy: gradient of the output, contiguous, of shape ``(out_features, batch)``
         :param block: which of the inputs
         :return: tensor of shape ``(width, batch)``
+        :raises ValueError: if ``dy`` has another shape
         """
         *_, (first, inputs, gradient) = self._descend(dy)
         return first.backward_input(gradient, inputs, block)
@@ -132,6 +136,11 @@ def _gradient_of(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
+def _write_bias_gradient(bias: Tensor | None, dy: Tensor) -> None:
+    if bias is not None and bias.requires_grad:
+        torch.sum(dy, 1, out=_gradient_of(bias))
+
+
 def _split(weight: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """Split a dense weight matrix, or its gradient, into the columns of each input block."""
     return (weight,) if len(inputs) == 1 else weight.split([x.shape[0] for x in inputs], dim=1)
@@ -147,9 +156,9 @@ class _Sparse:
 
     def backward_parameters(self, dy: Tensor, inputs: Sequence[Tensor]) -> None:
         layer = self.layer
-        layer.values.grad = kernels.sddmm(dy, inputs, layer.values, layer.columns, self._blocks(inputs))
-        if layer.bias is not None:
-            torch.sum(dy, 1, out=_gradient_of(layer.bias))
+        if layer.values.requires_grad:
+            layer.values.grad = kernels.sddmm(dy, inputs, layer.values, layer.columns, self._blocks(inputs))
+        _write_bias_gradient(layer.bias, dy)
 
     def backward_input(self, dy: Tensor, inputs: Sequence[Tensor], wanted: int) -> Tensor:
         layer = self.layer
@@ -176,11 +185,11 @@ class _Dense:
         return kernels.finish(y, self.bias, relu)
 
     def backward_parameters(self, dy: Tensor, inputs: Sequence[Tensor]) -> None:
-        gradients = _split(_gradient_of(self.weight()), inputs)
-        for gradient, x in zip(gradients, inputs, strict=True):
-            torch.mm(dy, x.t(), out=gradient)
-        if self.bias is not None:
-            torch.sum(dy, 1, out=_gradient_of(self.bias))
+        if self.weight().requires_grad:
+            gradients = _split(_gradient_of(self.weight()), inputs)
+            for gradient, x in zip(gradients, inputs, strict=True):
+                torch.mm(dy, x.t(), out=gradient)
+        _write_bias_gradient(self.bias, dy)
 
     def backward_input(self, dy: Tensor, inputs: Sequence[Tensor], wanted: int) -> Tensor:
         return _split(self.weight(), inputs)[wanted].t() @ dy
@@ -195,7 +204,7 @@ class _Scattered(_Dense):
         return self.layer.dense_weight()
 
     def backward_parameters(self, dy: Tensor, inputs: Sequence[Tensor]) -> None:
-        dense = torch.mm(dy, torch.cat(tuple(inputs)).t())
-        self.layer.values.grad = dense.flatten()[self.layer.topology.positions]
-        if self.bias is not None:
-            torch.sum(dy, 1, out=_gradient_of(self.bias))
+        if self.layer.values.requires_grad:
+            dense = torch.mm(dy, torch.cat(tuple(inputs)).t())
+            self.layer.values.grad = dense.flatten()[self.layer.topology.positions]
+        _write_bias_gradient(self.bias, dy)

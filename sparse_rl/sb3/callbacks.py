@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
@@ -14,7 +15,8 @@ class TopologyCallback(BaseCallback):
     """
     Rewire the sparse layers of a policy during training.
 
-    Time is counted in gradient steps, as the papers do (``model._n_updates``). Stable-Baselines3 has no hook after a
+    Time is counted in gradient steps, as the papers do: by ``model._n_updates``, which off-policy algorithms (SAC, TD3,
+    DDPG, DQN) increase with each. (On-policy ones count epochs in it.) Stable-Baselines3 has no hook after a
     gradient step, so an update happens at the start of the next rollout: with one gradient step for each environment
     step, as SAC and TD3 have by default, that is right after the gradient step. If one rollout brings more gradient
     steps than the update interval, the updates that fell due in between are done as one.
@@ -42,6 +44,7 @@ class TopologyCallback(BaseCallback):
                 f"{type(self.model.policy).__name__} has no sparse layers to rewire: make the model with "
                 "SparseSACPolicy or SparseTD3Policy, and a sparsity above 0."
             )
+        self._layers()  # complains early
         if self._steps_seen is None:
             # A model that was trained before, or loaded, is not to catch up on updates of its past.
             self._steps_seen = self.model._n_updates
@@ -49,7 +52,8 @@ class TopologyCallback(BaseCallback):
             if seed is None:
                 self.generator.seed()
             else:
-                self.generator.manual_seed(seed)
+                # Not the seed itself: with it, growth would repeat the random numbers that initialised the networks.
+                self.generator.manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0]))
 
     def _on_training_start(self) -> None:
         self._record()
@@ -65,23 +69,38 @@ class TopologyCallback(BaseCallback):
         return True
 
     def _rewire(self, step: int) -> None:
-        layers = sparse_layers(self.model.policy)
-        optimizers = list(_optimizers(self.model.policy))
         rewired = 0
-        for name, layer in layers.items():
-            network, _, inner = name.partition(".")
-            if network.endswith("_target"):
-                continue
+        for layer, optimizer, followers in self._layers():
             rewiring = self.method.propose(layer.topology, layer.values, step, self.generator)
-            target = layers.get(f"{network}_target.{inner}")
-            optimizer = next((o for o in optimizers if _trains(o, layer)), None)
-            rewire_layer(layer, rewiring, optimizer, [] if target is None else [target])
+            rewire_layer(layer, rewiring, optimizer, followers)
             rewired += rewiring.n_grown
         self.updates += 1
         self.rewired = rewired
         if self.verbose:
             print(f"Topology update {self.updates} at gradient step {step}: {rewired} weights rewired")
         self._record()
+
+    def _layers(self) -> list[tuple[SparseLinear, th.optim.Optimizer, list[SparseLinear]]]:
+        """Find each online layer, the optimizer that trains it, and the target layers that follow it."""
+        layers = sparse_layers(self.model.policy)
+        optimizers = list(_optimizers(self.model.policy))
+        found, followed = [], set()
+        for name, layer in layers.items():
+            network, _, inner = name.partition(".")
+            if network.endswith("_target"):
+                continue
+            trained_by = [optimizer for optimizer in optimizers if _trains(optimizer, layer)]
+            if len(trained_by) != 1:
+                raise ValueError(
+                    f"Expected one optimizer that trains the sparse layer {name!r}, found {len(trained_by)}: its state "
+                    "has to move with the weights. Make optimizers as Stable-Baselines3's policies do."
+                )
+            target = f"{network}_target.{inner}"
+            followed.add(target)
+            found.append((layer, trained_by[0], [layers[target]] if target in layers else []))
+        if alone := [name for name in layers if "_target." in name and name not in followed]:
+            raise ValueError(f"The target layer {alone[0]!r} has no online layer of the same name to follow.")
+        return found
 
     def _record(self) -> None:
         layers = sparse_layers(self.model.policy)

@@ -53,7 +53,8 @@ class BlockwiseCritic(ContinuousCritic):
 
 
 def _apply_blockwise(q_net: nn.Module, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
-    first, *rest = q_net.children()
+    assert isinstance(q_net, nn.Sequential)
+    first, *rest = q_net
     if isinstance(first, SparseLinear):
         x = first(features, actions)
     else:

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.training.connectivity import NOT_SCALAR, ConnectivityCallback
 from sparse_rl.training.run_folder import RunFolder
-from sparse_rl.training.vec_envs import follow_phase
+from sparse_rl.training.vec_envs import phase_of, set_phase
 
 
 class GuardCallback(BaseCallback):
@@ -127,6 +127,8 @@ class EvaluationCallback(EvalCallback):
         )
         self.connectivity = connectivity
         self.every = every
+        self.phase: int | None = None
+        self.best_phase: int | None = None
         self.guard = guard
         self._next = every
 
@@ -147,13 +149,20 @@ class EvaluationCallback(EvalCallback):
 
         :return: whether training goes on
         """
+        phase = phase_of(self.training_env)
+        if phase != self.phase:
+            # Who was best when the features stood in another order is of no use in this one.
+            self.best_mean_reward = -np.inf
+            self.phase = phase
         best = self.best_mean_reward
-        follow_phase(self.eval_env, self.training_env)
+        set_phase(self.eval_env, phase)
         # The learner logs every few episodes, which may be long: let its curves have a point here too.
         self.model.dump_logs()
         self.connectivity.record_picture()  # goes out with the evaluation's own dump
         goes_on = super()._on_step()
         mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
-        note = "  (best so far)" if self.best_mean_reward > best else ""
+        note = ""
+        if self.best_mean_reward > best:
+            self.best_phase, note = phase, "  (best so far)"
         print(f"step {self.num_timesteps:>9,}: return {mean:.1f} +/- {std:.1f}{note}", flush=True)
         return goes_on

@@ -158,6 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{experiment.plan.title}\nlogs in {folder.path}", flush=True)
     tensorboard = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
     progress = sys.stdout.isatty() if args.progress is None else args.progress
+    if args.seed < 0:
+        words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
     command = shlex.join(["python", "train.py", *words])
     try:
         experiment.run(folder, command, tensorboard, progress, args.verbose)

@@ -19,11 +19,11 @@ from sparse_rl.agents.checks import RecipeError, check_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of, parse_yaml
 from sparse_rl.names import unknown
 from sparse_rl.training.run_folder import file_name
-from sparse_rl.training.vec_envs import make_vec_env
+from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
 
 def evaluate(
-    folder: Path, episodes: int = 10, best: bool = False, seed: int = 0, phase: int = 0
+    folder: Path, episodes: int = 10, best: bool = False, seed: int = 0, phase: int | None = None
 ) -> NDArray[np.float64]:
     """
     Let a trained agent act for some episodes, without exploration.
@@ -32,7 +32,7 @@ def evaluate(
     :param episodes: number of episodes
     :param best: whether to take the agent that did best in an evaluation, instead of the last one
     :param seed: seed of the environment
-    :param phase: the phase of an environment that permutes its features
+    :param phase: the phase of an environment that permutes its features; by default the one in which the agent was saved
     :return: the return of each episode
     :raises ValueError: if the folder does not describe a run
     :raises OSError: if a file cannot be read
@@ -52,12 +52,22 @@ def evaluate(
     try:
         model = make_model(learner, hyperparameters, env, seed, device="cpu")
         model.set_parameters(str(folder / ("best_model.zip" if best else f"{file_name(environment)}.zip")))
-        if phase:
-            env.env_method("set_phase", phase)
+        set_phase(env, _phase_of_agent(folder, best) if phase is None else phase)
         returns, _ = evaluate_policy(model, env, episodes, return_episode_rewards=True)
     finally:
         env.close()
     return np.asarray(returns, dtype=np.float64)
+
+
+def _phase_of_agent(folder: Path, best: bool) -> int | None:
+    file = folder / "phases.yml"
+    if not file.exists():
+        return None
+    phases = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
+    phase = phases.get("best" if best else "last") if isinstance(phases, dict) else None
+    if not isinstance(phase, int) or phase < 0:
+        raise RecipeError(f"{str(file)!r} does not name a phase; give one with --phase.")
+    return phase
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the environment (%(default)s)")
     parser.add_argument(
-        "--phase", type=int, default=0, metavar="K", help="phase of a permuted environment (%(default)s)"
+        "--phase", type=int, metavar="K", help="phase of a permuted environment (the one in which it was saved)"
     )
     args = parser.parse_args(arguments)
     th.set_num_threads(1)  # one observation at a time: more threads only get in each other's way

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import subprocess
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from sparse_rl.training.callbacks import (
 from sparse_rl.training.connectivity import ConnectivityCallback
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.run_folder import RunFolder
-from sparse_rl.training.vec_envs import make_vec_env, start_logs
+from sparse_rl.training.vec_envs import make_vec_env, phase_of, start_logs
 from sparse_rl.version import __version__
 
 # Far from the training seeds, also when many environments count up from one of them.
@@ -55,6 +56,7 @@ class Experiment:
         description = self.hyperparameters.get("method")
         self.method = None if description is None else make_method(description)
         self.guard = GuardCallback()
+        self.evaluation: EvaluationCallback | None = None
         self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
         self.eval_env: VecEnv | None = None
         try:
@@ -71,10 +73,11 @@ class Experiment:
         return make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs)
 
     def close(self) -> None:
-        """Close the environments."""
-        self.env.close()
-        if self.eval_env is not None:
-            self.eval_env.close()
+        """Close the environments; one whose process has died is closed already."""
+        for env in (self.env, self.eval_env):
+            if env is not None:
+                with suppress(EOFError, ConnectionError):
+                    env.close()
 
     def run(
         self,
@@ -97,13 +100,14 @@ class Experiment:
         text = yaml.safe_dump(configuration, sort_keys=False)
         with self.guard:
             self._open(folder, configuration, tensorboard, verbose)
-            try:
+            # Whatever goes wrong in one of these, the others are done: last come, first served.
+            with ExitStack() as at_the_end:
+                at_the_end.callback(folder.close)
+                at_the_end.callback(self.close)
+                at_the_end.callback(self.model.logger.close)
+                at_the_end.callback(self.model.save, folder.staging / folder.model.name)
+                at_the_end.callback(self._write_phases, folder)
                 self._learn(CallbackList(self._callbacks(folder, text, progress)))
-                self.model.save(folder.staging / folder.model.name)
-            finally:
-                self.model.logger.close()
-                self.close()
-                folder.close()
 
     def _open(self, folder: RunFolder, configuration: dict[str, Any], tensorboard: Path, verbose: int) -> None:
         """Write what is known before training, and open the logs; if that fails, the run has not begun."""
@@ -123,6 +127,19 @@ class Experiment:
         except NonFiniteObservationError as error:
             self.guard.failure = f"Training ended at step {self.model.num_timesteps}. {error}"
             callbacks.on_training_end()
+        except (EOFError, ConnectionError) as error:
+            self.guard.failure = (
+                f"Training ended at step {self.model.num_timesteps}: the process of an environment died "
+                f"({type(error).__name__}). Its own message is above; with `--vec-env dummy` it is easier to find."
+            )
+            callbacks.on_training_end()
+
+    def _write_phases(self, folder: RunFolder) -> None:
+        """Write down for which order of the features the saved agents are."""
+        last = phase_of(self.env)
+        if last is not None:
+            best = None if self.evaluation is None else self.evaluation.best_phase
+            folder.write_yaml("phases.yml", {"last": last, "best": best})
 
     def _callbacks(self, folder: RunFolder, configuration: str, progress: bool) -> list[BaseCallback]:
         hyperparameters = self.hyperparameters
@@ -138,7 +155,8 @@ class Experiment:
             callbacks.append(CheckpointCallback(max(1, self.plan.save_freq // n_envs), str(folder.staging)))
         if self.eval_env is not None:
             frequency, episodes = hyperparameters["eval_freq"], hyperparameters["eval_episodes"]
-            callbacks.append(EvaluationCallback(self.eval_env, connectivity, folder, frequency, episodes, self.guard))
+            self.evaluation = EvaluationCallback(self.eval_env, connectivity, folder, frequency, episodes, self.guard)
+            callbacks.append(self.evaluation)
         callbacks.append(PublishCallback(folder))
         if progress:
             callbacks.append(ProgressBarCallback())

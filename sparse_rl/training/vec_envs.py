@@ -110,12 +110,26 @@ def real_features(vec_env: VecEnv) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.asarray(vec_env.get_attr("real_features", indices=0)[0], dtype=bool)
 
 
-def follow_phase(vec_env: VecEnv, leader: VecEnv) -> None:
+def phase_of(vec_env: VecEnv) -> int | None:
     """
-    Put a permuted environment into the same phase as another, so that evaluation shows what training sees.
+    Tell the phase of a permuted environment.
 
-    :param vec_env: the environment to change
-    :param leader: the environment to follow
+    :param vec_env: the environment
+    :return: the phase of its first copy; ``None`` if its features are not permuted
     """
-    if leader.has_attr("phase") and leader.has_attr("set_phase"):
-        vec_env.env_method("set_phase", leader.get_attr("phase", indices=0)[0])
+    return int(vec_env.get_attr("phase", indices=0)[0]) if vec_env.has_attr("permutation_seed") else None
+
+
+def set_phase(vec_env: VecEnv, phase: int | None) -> None:
+    """
+    Put all copies of a permuted environment into a phase, from their next reset on.
+
+    :param vec_env: the environment
+    :param phase: the phase; ``None`` to leave the environment as it is
+    :raises RecipeError: if there is a phase to set, but the environment's features are not permuted
+    """
+    if phase is None:
+        return
+    if not vec_env.has_attr("permutation_seed"):
+        raise RecipeError("There is a phase for an environment whose features are not permuted: leave it out.")
+    vec_env.env_method("set_phase", phase)
