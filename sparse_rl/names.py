@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_NAMES = 30  # in one message
+
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """
@@ -17,4 +19,5 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     nearest = get_close_matches(str(name), names, n=3, cutoff=0.5)
     if nearest:
         return f"Unknown {kind} {str(name)!r}. Did you mean {' or '.join(repr(n) for n in nearest)}?"
-    return f"Unknown {kind} {str(name)!r}. Known: {', '.join(names)}."
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"Unknown {kind} {str(name)!r}. Known: {', '.join(names[:MOST_NAMES])}{more}."

@@ -188,7 +188,7 @@ def test_number_names_its_range() -> None:
 def test_learning_starts_adapts_to_short_runs(tmp_path: Path) -> None:
     short = settle("--env", "HalfCheetah-noise98", "-n", "3000")
     assert short.hyperparameters["learning_starts"] == 300
-    assert any("learning_starts is 300" in note for note in short.notes)
+    assert any("learning_starts reduced from 5000 to 300" in note for note in short.notes)
     long = settle("--env", "HalfCheetah-noise98", "-n", "5001")
     assert (long.hyperparameters["learning_starts"], long.notes) == (5000, ())
 

@@ -308,6 +308,20 @@ def test_an_ordinary_environment_has_no_noise_to_redraw():
         RedrawnReplayBuffer.kwargs_for(DummyVecEnv([Count]))
 
 
+def test_noise_above_a_permutation_cannot_be_redrawn():
+    env = DummyVecEnv([lambda: NoiseFeatures(PermuteFeatures(gym.make("Pendulum-v1"), every=10), 0.5)])
+    with pytest.raises(ValueError, match="PermuteFeatures above NoiseFeatures: swap"):
+        RedrawnReplayBuffer.kwargs_for(env)
+
+
+def test_observations_changed_above_the_noise_cannot_be_redrawn():
+    env = DummyVecEnv(
+        [lambda: gym.wrappers.RescaleObservation(make_env("Pendulum-noise50"), np.full(6, -1.0), np.full(6, 1.0))]
+    )
+    with pytest.raises(ValueError, match="what RescaleObservation does to observations"):
+        RedrawnReplayBuffer.kwargs_for(env)
+
+
 def test_the_noise_model_must_fit_the_observations():
     with pytest.raises(ValueError, match=r"makes 10 features, but observations have shape \(9,\)"):
         RedrawnReplayBuffer(

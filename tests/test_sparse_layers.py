@@ -646,3 +646,15 @@ def test_supported_layers(layers: list[nn.Module], supported: bool) -> None:
     if not supported:
         with pytest.raises(ValueError, match="Expected linear layers with ReLU between them, not"):
             FeatureMajorMLP(layers)
+
+
+def test_parameters_that_are_frozen_get_no_gradient_from_the_hand_written_backward_pass():
+    layers = [SparseLinear(Topology.random((4, 6), 10)), nn.ReLU(), nn.Linear(4, 2)]
+    layers[0].values.requires_grad_(False)
+    layers[2].bias.requires_grad_(False)
+    mlp = FeatureMajorMLP(layers)
+    mlp.backward(torch.ones_like(mlp.forward(torch.randn(6, 3))))
+    assert layers[0].values.grad is None
+    assert layers[2].bias.grad is None
+    assert layers[0].bias.grad is not None
+    assert layers[2].weight.grad is not None

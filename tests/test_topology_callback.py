@@ -253,11 +253,11 @@ def test_density_counts_and_updates_are_logged():
     model.set_logger(Logger(None, [memory]))
     model.learn(60, TopologyCallback(SET(drop_fraction=0.25, update_interval=10)), log_interval=1)
     names = {name for line in memory.lines for name in line if name.startswith("sparsity/")}
-    layers = {"sparsity/actor.latent_pi.0", "sparsity/critic.qf0.0", "sparsity/critic.qf1.0"}
-    assert names == {*layers, "sparsity/active", "sparsity/rewired", "sparsity/updates"}
+    layers = {"sparsity/density/actor.latent_pi.0", "sparsity/density/critic.qf0.0", "sparsity/density/critic.qf1.0"}
+    assert names == {*layers, "sparsity/active_weights", "sparsity/rewired", "sparsity/updates"}
     first, last = memory.lines[0], memory.lines[-1]
     assert all(first[name] == 0.5 for name in layers)
-    assert first["sparsity/active"] == 8 * 12 // 2 + 2 * 8 * 13 // 2
+    assert first["sparsity/active_weights"] == 8 * 12 // 2 + 2 * 8 * 13 // 2
     assert (first["sparsity/updates"], first["sparsity/rewired"]) == (0, 0)
     assert last["sparsity/updates"] == 5
     assert last["sparsity/rewired"] == 48 // 4 + 2 * (52 // 4)
@@ -270,3 +270,18 @@ def test_the_logs_can_be_shown_as_a_table(capsys):
     printed = capsys.readouterr().out
     assert "Topology update 1 at gradient step 10: 38 weights rewired" in printed
     assert "critic.qf1.0" in printed
+
+
+def test_a_layer_that_no_optimizer_trains_is_refused():
+    model = make()
+    model.policy.actor.optimizer = th.optim.Adam(model.policy.actor.mu.parameters())
+    with pytest.raises(ValueError, match="one optimizer that trains the sparse layer 'actor.latent_pi.0', found 0"):
+        TopologyCallback(SET()).init_callback(model)
+
+
+def test_a_target_layer_without_an_online_layer_is_refused():
+    model = make()
+    model.policy.odd_target = th.nn.Sequential(model.policy.actor.latent_pi[0])
+    model.policy.actor.latent_pi[0] = model.policy.actor.latent_pi[0].to_dense()
+    with pytest.raises(ValueError, match=r"target layer 'odd_target\.0' has no online layer"):
+        TopologyCallback(SET()).init_callback(model)

@@ -129,8 +129,14 @@ def test_tensorboard_reads_the_curves(run: Run) -> None:
     tags = events.Tags()["scalars"]
     networks = ("actor", "qf0", "qf1")
     expected = {f"connectivity/{n}_{g}{a}" for n in networks for g in ("real", "noise") for a in ("", "_abs")}
-    expected |= {"connectivity/qf0_action", "connectivity/qf1_action_abs", "sparsity/actor.latent_pi.0"}
-    expected |= {"sparsity/active", "sparsity/rewired", "eval/mean_reward", "rollout/ep_rew_mean", "train/critic_loss"}
+    expected |= {"connectivity/qf0_action", "connectivity/qf1_action_abs", "sparsity/density/actor.latent_pi.0"}
+    expected |= {
+        "sparsity/active_weights",
+        "sparsity/rewired",
+        "eval/mean_reward",
+        "rollout/ep_rew_mean",
+        "train/critic_loss",
+    }
     assert set(tags) >= expected
     assert not [tag for tag in tags if len(tag) >= 36]  # SB3's table cuts longer ones, and fails if two become equal
     assert [event.step for event in events.Scalars("eval/mean_reward")] == [200, 400]

@@ -83,9 +83,9 @@ def make_model(
         own = RedrawnReplayBuffer.kwargs_for(vec_env, seed)
         arguments["replay_buffer_kwargs"] = {**(arguments.get("replay_buffer_kwargs") or {}), **own}
     try:
-        th.device("cpu" if device == "auto" else device)
-    except RuntimeError as error:
-        raise RecipeError(f"There is no device {device!r}; give cpu, cuda or auto.") from error
+        th.empty(1, device="cpu" if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+        raise RecipeError(f"There is no device {device!r} here; give cpu or auto.") from error
     try:
         return LEARNERS[learner](policies[learner], vec_env, seed=seed, device=device, **arguments)
     except MemoryError as error:

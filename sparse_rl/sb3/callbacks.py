@@ -106,8 +106,8 @@ class TopologyCallback(BaseCallback):
         layers = sparse_layers(self.model.policy)
         online = {name: layer for name, layer in layers.items() if "_target." not in name}
         for name, layer in online.items():
-            self.logger.record(f"sparsity/{name}", layer.density)
-        self.logger.record("sparsity/active", sum(layer.values.numel() for layer in online.values()))
+            self.logger.record(f"sparsity/density/{name}", layer.density)
+        self.logger.record("sparsity/active_weights", sum(layer.values.numel() for layer in online.values()))
         self.logger.record("sparsity/rewired", self.rewired)
         self.logger.record("sparsity/updates", self.updates)
 

@@ -40,7 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         "train.py",
-        description="Train a sparse (or dense) agent, also where most of what it observes is noise.",
+        description="Train a sparse (or dense) agent, also where most of what it observes is noise. "
+        "Defaults stand in parentheses at the end of each line.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -106,9 +107,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--log-interval", type=_whole, default=4, metavar="N", help="episodes between logs (%(default)s)"
     )
-    group.add_argument("-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help="(%(default)s)")
     group.add_argument(
-        "-tb", "--tensorboard-log", type=Path, metavar="DIR", help="TensorBoard's folder (the run's own)"
+        "-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (%(default)s)"
+    )
+    group.add_argument(
+        "-tb", "--tensorboard-log", type=Path, metavar="DIR", help="folder of TensorBoard's files (the run's own)"
     )
     group.add_argument(
         "-P", "--progress", action=argparse.BooleanOptionalAction, default=None, help="progress bar (at a terminal)"
@@ -208,7 +211,7 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path) -> i
         episodes = "episode" if len(returns) == 1 else "episodes"
         print(
             f"\nreturn {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} {episodes}, "
-            f"evaluated at step {steps:,} with {experiment.plan.protocol}"
+            f"{'last ' if guard.signal else ''}evaluated at step {steps:,} with {experiment.plan.protocol}"
         )
     run = shlex.quote(str(folder.path))
     print(f"\nWhere everything is:    {run}")

@@ -127,7 +127,8 @@ class ConnectivityCallback(BaseCallback):
             for figure in FIGURES:
                 value = getattr(measurement, figure)
                 if value is not None:
-                    self.logger.record(f"connectivity/{network}_{figure}", value)
+                    # Curves, not tables: on the console they would drown all else.
+                    self.logger.record(f"connectivity/{network}_{figure}", value, exclude=("stdout", "log"))
 
     def record_picture(self) -> None:
         """Hand the logger a picture of the connections of every input feature, for TensorBoard."""

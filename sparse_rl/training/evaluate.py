@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -32,15 +33,12 @@ def evaluate(
     :param episodes: number of episodes
     :param best: whether to take the agent that did best in an evaluation, instead of the last one
     :param seed: seed of the environment
-    :param phase: the phase of an environment that permutes its features; by default the one in which the agent was saved
+    :param phase: the phase of a permuted environment; by default the one in which the agent was saved
     :return: the return of each episode
     :raises ValueError: if the folder does not describe a run
     :raises OSError: if a file cannot be read
     """
-    file = folder / "config.yml"
-    config = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
-    if not isinstance(config, dict) or not isinstance(config.get("hyperparameters"), dict):
-        raise RecipeError(f"{str(file)!r} does not describe a run.")
+    config = read_config(folder)
     algorithm, environment = str(config.get("algo")), str(config.get("env"))
     if algorithm not in algorithms():
         raise RecipeError(unknown("algorithm", algorithm, algorithms()))
@@ -57,6 +55,22 @@ def evaluate(
     finally:
         env.close()
     return np.asarray(returns, dtype=np.float64)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """
+    Read what a run's ``config.yml`` says.
+
+    :param folder: the folder of the run
+    :return: its content; of that only ``hyperparameters`` is sure to be there
+    :raises ValueError: if it does not describe a run
+    :raises OSError: if it cannot be read
+    """
+    file = folder / "config.yml"
+    config = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
+    if not isinstance(config, dict) or not isinstance(config.get("hyperparameters"), dict):
+        raise RecipeError(f"{str(file)!r} does not describe a run.")
+    return config
 
 
 def _phase_of_agent(folder: Path, best: bool) -> int | None:
@@ -77,15 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words of the command line; those of this process if ``None``
     :return: the exit code: 0, or 2 for bad input
     """
-    parser = argparse.ArgumentParser(description="Evaluate the agent of a run.")
+    parser = argparse.ArgumentParser(
+        "python -m sparse_rl.training.evaluate", description="Evaluate the agent of a run, without exploration."
+    )
     parser.add_argument("folder", type=Path, help="the run's folder")
-    parser.add_argument("-n", "--episodes", type=int, default=10, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "-n", "--episodes", type=int, default=10, metavar="N", help="number of episodes (default: %(default)s)"
+    )
     parser.add_argument(
         "--best", action="store_true", help="the agent that did best in an evaluation, not the last one"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the environment (%(default)s)")
     parser.add_argument(
-        "--phase", type=int, metavar="K", help="phase of a permuted environment (the one in which it was saved)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the environment (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--phase",
+        type=int,
+        metavar="K",
+        help="of a permuted environment: how often its features have changed places (default: as when it was saved)",
     )
     args = parser.parse_args(arguments)
     th.set_num_threads(1)  # one observation at a time: more threads only get in each other's way
@@ -94,7 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"return {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes")
+    config = read_config(args.folder)
+    agent = "best agent" if args.best else "last agent"
+    print(f"{config['algo']} on {config['env']}, trained with {config['hyperparameters'].get('replay')} noise, {agent}")
+    print(f"return {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes, seed {args.seed}")
     return 0
 
 

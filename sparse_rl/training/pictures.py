@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def connectivity_picture(
             values = [getattr(m, group) for m in rows]
             if None not in values:
                 left.plot(steps, values, line, color=color, label=f"{network}: {group}")
-    left.set(xlabel="environment steps", ylabel="mean connections per feature", title="Over time", ylim=(0, None))
+    left.set(xlabel="environment steps", ylabel="mean connections per feature", title="Over time")
+    left.set_ylim(bottom=0)
     left.legend(fontsize="small", ncols=2)
     left.grid(alpha=0.3)
     _draw_features(right, connections, real)
@@ -84,6 +86,8 @@ def _draw_features(axes: Axes, connections: NDArray[np.int64], real: NDArray[np.
             mean = connections[group].mean()
             axes.scatter(index[group], connections[group], s=size, color=color, label=f"{label} (mean {mean:.1f})")
             axes.axhline(mean, color=color, linewidth=1)
-    axes.set(xlabel="input feature", ylabel="connections", ylim=(0, None))
+    axes.set(xlabel="input feature", ylabel="connections")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)

@@ -118,8 +118,11 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 2)))
     notes = []
     if hyperparameters["learning_starts"] >= steps and not _sets_learning_starts(args, environment):
+        notes.append(
+            f"learning_starts reduced from {hyperparameters['learning_starts']} to {steps // 10}, a tenth of all "
+            "steps, so that the agent learns at all."
+        )
         hyperparameters["learning_starts"] = steps // 10
-        notes.append(f"learning_starts is {steps // 10}, a tenth of so few steps: the agent is to learn, after all.")
     return Plan(
         algo=args.algo,
         env=args.env,

@@ -1,0 +1,54 @@
+"""The house: imports point one way, and the documents point somewhere."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {  # what each may import of the others; docs/architecture.md says why
+    "topology": set(),
+    "kernels": set(),
+    "envs": set(),
+    "nn": {"kernels", "topology"},
+    "metrics": {"nn"},
+    "sb3": {"nn", "topology"},
+    "agents": {"envs", "nn", "sb3", "topology"},
+    "training": {"agents", "envs", "metrics", "nn", "sb3", "topology"},
+}
+STABLE_BASELINES3 = {"sb3", "agents", "training"}
+
+
+def imports(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_room_is_known() -> None:
+    assert {path.parent.name for path in (ROOT / "sparse_rl").glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_point_one_way(room: str) -> None:
+    for file in (ROOT / "sparse_rl" / room).glob("*.py"):
+        for name in imports(file):
+            package, _, rest = name.partition(".")
+            if package == "sparse_rl" and rest.split(".")[0] in ROOMS:
+                assert rest.split(".")[0] in ROOMS[room] | {room}, f"{file.name} imports {name}"
+            if package == "stable_baselines3":
+                assert room in STABLE_BASELINES3, f"{file.name} imports {name}"
+            if room == "envs":
+                assert package not in {"torch", "tensorboard"}, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    missing = [target for target in targets if not (document.parent / target).exists()]
+    assert not missing
