@@ -315,11 +315,12 @@ def test_noise_above_a_permutation_cannot_be_redrawn():
 
 
 def test_observations_changed_above_the_noise_cannot_be_redrawn():
-    env = DummyVecEnv(
-        [lambda: gym.wrappers.RescaleObservation(make_env("Pendulum-noise50"), np.full(6, -1.0), np.full(6, 1.0))]
-    )
-    with pytest.raises(ValueError, match="what RescaleObservation does to observations"):
-        RedrawnReplayBuffer.kwargs_for(env)
+    def louder():
+        env = make_env("Pendulum-noise50")
+        return gym.wrappers.TransformObservation(env, lambda observation: 100 * observation, env.observation_space)
+
+    with pytest.raises(ValueError, match="what TransformObservation does to observations"):
+        RedrawnReplayBuffer.kwargs_for(DummyVecEnv([louder]))
 
 
 def test_the_noise_model_must_fit_the_observations():

@@ -275,7 +275,7 @@ def test_the_logs_can_be_shown_as_a_table(capsys):
 def test_a_layer_that_no_optimizer_trains_is_refused():
     model = make()
     model.policy.actor.optimizer = th.optim.Adam(model.policy.actor.mu.parameters())
-    with pytest.raises(ValueError, match="one optimizer that trains the sparse layer 'actor.latent_pi.0', found 0"):
+    with pytest.raises(ValueError, match=r"one optimizer that trains the sparse layer 'actor\.latent_pi\.0', found 0"):
         TopologyCallback(SET()).init_callback(model)
 
 
