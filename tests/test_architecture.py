@@ -13,7 +13,7 @@ ROOMS = {  # what each may import of the others; docs/architecture.md says why
     "envs": set(),
     "nn": {"kernels", "topology"},
     "metrics": {"nn"},
-    "sb3": {"nn", "topology"},
+    "sb3": {"kernels", "nn", "topology"},
     "agents": {"envs", "nn", "sb3", "topology"},
     "training": {"agents", "envs", "metrics", "nn", "sb3", "topology"},
 }

@@ -298,3 +298,14 @@ def test_a_policy_can_be_saved_alone(trained, tmp_path):
         loaded.predict(observation, deterministic=True)[0], model.policy.predict(observation, deterministic=True)[0]
     )
     assert loaded.sparsity == model.policy.sparsity
+
+
+@pytest.mark.parametrize("sparsity", [None, "0.8", True, {"actor": 0.5, "critic": None}])
+def test_a_sparsity_that_is_no_number_is_refused(sparsity):
+    with pytest.raises(ValueError, match=r"`sparsity` must be a number in \[0, 1\) or one for each network"):
+        SAC(SparseSACPolicy, "Pendulum-v1", policy_kwargs={"sparsity": sparsity})
+
+
+def test_a_misspelt_kernel_is_refused_also_where_nothing_is_sparse():
+    with pytest.raises(ValueError, match=r"Unknown kernel 'numbo'\. Did you mean 'numba'"):
+        SAC(SparseSACPolicy, "Pendulum-v1", policy_kwargs={"sparsity": 0, "kernel": "numbo"})

@@ -9,6 +9,7 @@ from sparse_rl.names import unknown
 __all__ = [
     "KERNELS",
     "Block",
+    "check",
     "choose",
     "finish",
     "numba_linear",
@@ -25,6 +26,17 @@ KERNELS = ("numba", "scatter")
 CROSSOVER_DENSITY = 0.25
 
 
+def check(kernel: str) -> None:
+    """
+    Check the name of a kernel.
+
+    :param kernel: ``"numba"``, ``"scatter"`` or ``"auto"``
+    :raises ValueError: if there is no such kernel
+    """
+    if kernel not in ("auto", *KERNELS):
+        raise ValueError(unknown("kernel", kernel, ("auto", *KERNELS)))
+
+
 def choose(kernel: str, density: float, device: torch.device) -> str:
     """
     Decide which kernel a layer uses.
@@ -35,8 +47,7 @@ def choose(kernel: str, density: float, device: torch.device) -> str:
     :return: ``"numba"`` or ``"scatter"``; with ``"auto"`` the numba kernel on the CPU up to :data:`CROSSOVER_DENSITY`
     :raises ValueError: if there is no such kernel, or the numba kernel is asked for on another device than the CPU
     """
-    if kernel not in ("auto", *KERNELS):
-        raise ValueError(unknown("kernel", kernel, ("auto", *KERNELS)))
+    check(kernel)
     if kernel == "numba" and device.type != "cpu":
         raise ValueError(
             f"The numba kernel computes on the CPU, but the layer is on {device}: use 'scatter' or 'auto'."

@@ -13,6 +13,7 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from sparse_rl import kernels
 from sparse_rl.names import unknown
 from sparse_rl.nn import SparseLinear, sparsify
 
@@ -85,6 +86,10 @@ class _SparsePolicy:
             if missing := [name for name in NETWORKS if name not in sparsity]:
                 raise ValueError(f"`sparsity` is given per network, but lacks one for the {missing[0]}.")
             sparsity = dict(sparsity)
+        for value in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"`sparsity` must be a number in [0, 1) or one for each network, not {value!r}.")
+        kernels.check(kernel)
         self.sparsity, self.distribution, self.kernel = sparsity, distribution, kernel
 
     def _make_sparse(self, network: nn.Module, name: str, parts: list[str], heads: list[str]) -> None:
