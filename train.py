@@ -1,6 +1,10 @@
 """Train an agent: ``python train.py --help`` says how."""
 
-from sparse_rl.training.cli import main
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        from sparse_rl.training.cli import main
+
+        code = main()
+    except KeyboardInterrupt:  # during the imports, which take a moment
+        code = 130
+    raise SystemExit(code)

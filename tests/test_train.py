@@ -2,9 +2,11 @@
 
 import csv
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +189,9 @@ def test_the_agent_loads(run: Run, name: str) -> None:
 def test_the_agent_can_be_evaluated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate_main([str(run.folder), "--episodes", "3", "--best"]) == 0
     first = capsys.readouterr().out
-    assert re.fullmatch(r"return \d+\.\d \+/- \d+\.\d over 3 episodes\n", first)
+    what, result = first.splitlines()
+    assert what == f"anf-sac on {ENV}, trained with redrawn noise, best agent"
+    assert re.fullmatch(r"return \d+\.\d \+/- \d+\.\d over 3 episodes, seed 0", result)
     assert evaluate_main([str(run.folder), "-n", "3", "--best"]) == 0
     assert capsys.readouterr().out == first
 
@@ -340,6 +344,8 @@ class Broken(gym.Env[np.ndarray[Any, Any], np.ndarray[Any, Any]]):
 
     def step(self, action: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
         self.steps += 1
+        if self.what == "error" and self.steps >= self.after:
+            raise RuntimeError("the motor is hot")
         value = float("nan") if self.steps >= self.after else 0.0
         observation = np.full(3, value if self.what == "observation" else 0, np.float32)
         return observation, value if self.what == "reward" else 0.0, False, self.steps % 10 == 0, {}
@@ -375,6 +381,67 @@ def test_nan_during_training_saves_what_there_is(
     assert error.startswith("error: Training ended at step 3")
     assert "nan" in error.lower()
     assert {path.name for path in (tmp_path / "sac" / env / "1").iterdir()} >= {f"{env}.zip", "connectivity.png"}
+
+
+@pytest.mark.usefixtures("_broken")
+def test_an_environment_that_raises_costs_nothing_that_was_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"--algo sac --env Broken-v0 --env-kwargs after:35 what:error -n 100 --eval-freq -1 {QUICK}"
+    assert train(words, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error  # for whoever wrote the environment
+    assert "error: Training ended at step 3" in error
+    assert "RuntimeError: the motor is hot" in error
+    folder = tmp_path / "sac" / "Broken-v0" / "1"
+    assert {path.name for path in folder.iterdir()} >= {"Broken-v0.zip", "connectivity.png"}
+    assert not (folder / ".partial").exists()
+
+
+def test_a_full_disk_leaves_complete_files_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(self: SAC, path: str | Path, *_: Any, **__: Any) -> None:
+        Path(path).with_suffix(".zip").write_bytes(b"half a mod")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SAC, "save", save)
+    assert train(f"--algo sac --env {ENV} -n 40 --eval-freq 20 {QUICK}", tmp_path) == 2
+    folder = tmp_path / "sac" / ENV / "1"
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert str(folder) in error
+    assert not list(folder.glob("*.zip"))
+    assert not (folder / ".partial").exists()
+
+
+def test_a_signal_ends_an_evaluation_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "train.py", "--env", ENV, *f"-n 400 --eval-freq 20 {QUICK}".split(), str(tmp_path)]
+    command += ["--eval-episodes", "1000000"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        folder = tmp_path / "anf-sac" / ENV / "1"
+        for _ in range(600):
+            if (folder / "command.txt").exists():
+                break
+            time.sleep(0.1)
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert (folder / f"{ENV}.zip").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a zip", None])
+def test_a_damaged_agent_is_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    if damage is None:
+        (folder / f"{ENV}.zip").unlink()
+    else:
+        (folder / f"{ENV}.zip").write_bytes(damage)
+    assert evaluate_main([str(folder)]) == 2
+    assert "error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

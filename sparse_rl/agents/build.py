@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
-from sparse_rl.agents.checks import RUN_KEYS, RecipeError
+from sparse_rl.agents.checks import RUN_KEYS, InputError
 from sparse_rl.agents.replay import RedrawnReplayBuffer
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
@@ -78,21 +78,23 @@ def make_model(
     arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
     if hyperparameters["replay"] == "redrawn":
         if arguments.get("n_steps", 1) > 1 or arguments.get("optimize_memory_usage"):
-            raise RecipeError("n_steps and optimize_memory_usage work with `--replay observed` only.")
+            raise InputError("n_steps and optimize_memory_usage work with `--replay observed` only.")
         arguments["replay_buffer_class"] = RedrawnReplayBuffer
         own = RedrawnReplayBuffer.kwargs_for(vec_env, seed)
         arguments["replay_buffer_kwargs"] = {**(arguments.get("replay_buffer_kwargs") or {}), **own}
     try:
         th.empty(1, device="cpu" if device == "auto" else device)
     except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
-        raise RecipeError(f"There is no device {device!r} here; give cpu or auto.") from error
+        raise InputError(f"There is no device {device!r} here; give cpu or auto.") from error
     try:
         return LEARNERS[learner](policies[learner], vec_env, seed=seed, device=device, **arguments)
     except MemoryError as error:
-        raise RecipeError(f"There is not enough memory: {error} Give a smaller buffer_size.") from error
-    except (AssertionError, RuntimeError, TypeError) as error:
+        raise InputError(f"There is not enough memory: {error} Give a smaller buffer_size.") from error
+    except ValueError:  # says what is wrong in a sentence
+        raise
+    except Exception as error:  # Stable-Baselines3 and PyTorch find what no check here knows
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeError(f"The agent cannot be built from these hyperparameters: {reason}") from error
+        raise InputError(f"The agent cannot be built from these hyperparameters: {reason}") from error
 
 
 def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,9 +104,9 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(given)
     for key in given:
         if key in _POLICY_KEYS:
-            raise RecipeError(f"{key!r} belongs at the top of a recipe, not below policy_kwargs.")
+            raise InputError(f"{key!r} belongs at the top of a recipe, not below policy_kwargs.")
         if key not in known:
-            raise RecipeError(unknown("key of policy_kwargs", key, known))
+            raise InputError(unknown("key of policy_kwargs", key, known))
     if "optimizer_class" not in given:
         # Adam in one kernel: the same arithmetic, up to rounding, in a fraction of the time of its default on the CPU.
         result["optimizer_kwargs"] = {"fused": True, **(given.get("optimizer_kwargs") or {})}
@@ -115,7 +117,7 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if key in given:
             classes = {name: c for name, c in vars(module).items() if isinstance(c, type) and issubclass(c, base)}
             if given[key] not in classes:
-                raise RecipeError(unknown(key, given[key], classes))
+                raise InputError(unknown(key, given[key], classes))
             result[key] = classes[given[key]]
     return result
 

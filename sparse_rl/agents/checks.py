@@ -7,8 +7,8 @@ from typing import Any
 from sparse_rl.names import unknown
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message is a sentence for the user."""
+class InputError(ValueError):
+    """Something that the user gave cannot be used; the message is a sentence for them."""
 
 
 Check = Callable[[str, Any], Any]
@@ -49,11 +49,11 @@ class Number:
         :param key: its key, for the error message
         :param value: the value
         :return: the value, as ``int`` if whole numbers are asked for
-        :raises RecipeError: if it is not such a number
+        :raises InputError: if it is not such a number
         """
         if not isinstance(value, int | float) or isinstance(value, bool) or not self._holds(value):
             kind = "whole number" if self.whole else "number"
-            raise RecipeError(f"{key} must be a {kind}{self._range()}, not {describe(value)}.")
+            raise InputError(f"{key} must be a {kind}{self._range()}, not {describe(value)}.")
         return int(value) if self.whole else value
 
     def _holds(self, value: float) -> bool:
@@ -88,17 +88,17 @@ class Choice:
         :param key: its key, for the error message
         :param value: the value
         :return: the value
-        :raises RecipeError: if it is none of the words
+        :raises InputError: if it is none of the words
         """
         if value not in self.words:
-            raise RecipeError(unknown(key, value, self.words))
+            raise InputError(unknown(key, value, self.words))
         return str(value)
 
 
 def _is(kind: type, description: str) -> Check:
     def check(key: str, value: Any) -> Any:
         if not isinstance(value, kind):
-            raise RecipeError(f"{key} must be {description}, not {describe(value)}.")
+            raise InputError(f"{key} must be {description}, not {describe(value)}.")
         return value
 
     return check
@@ -185,12 +185,12 @@ def check_recipe(recipe: Mapping[str, Any], learner_defaults: Mapping[str, Any])
     :param recipe: the recipe
     :param learner_defaults: the arguments that the learner's constructor takes from a recipe, with their defaults
     :return: the recipe with whole numbers as ``int``
-    :raises RecipeError: at the first key that is not known, or value that is not allowed
+    :raises InputError: at the first key that is not known, or value that is not allowed
     """
     result = {}
     for key, value in recipe.items():
         if key not in RUN_KEYS and key not in learner_defaults:
-            raise RecipeError(unknown("recipe key", key, {*RUN_KEYS, *learner_defaults}))
+            raise InputError(unknown("recipe key", key, {*RUN_KEYS, *learner_defaults}))
         check = RUN_KEYS.get(key) or _LEARNER_KEYS.get(key) or _by_type(learner_defaults[key])
         result[key] = check(key, value)
     if "method" in result:
@@ -204,7 +204,7 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
 
     :param method: its ``name`` and its settings
     :return: the same, with whole numbers as ``int``
-    :raises RecipeError: if the name or a setting is not known, or a value is not allowed
+    :raises InputError: if the name or a setting is not known, or a value is not allowed
     """
     name = Choice(tuple(METHODS))("method name", method.get("name"))
     checks = METHODS[name]
@@ -214,8 +214,8 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if key not in checks:
             if not checks:
-                raise RecipeError(f"The method {name!r} has no settings, so {key!r} cannot be set.")
-            raise RecipeError(unknown(f"setting of the method {name!r}", key, checks))
+                raise InputError(f"The method {name!r} has no settings, so {key!r} cannot be set.")
+            raise InputError(unknown(f"setting of the method {name!r}", key, checks))
         result[key] = checks[key](key, value)
     return result
 

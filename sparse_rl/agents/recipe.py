@@ -14,13 +14,16 @@ from typing import Any
 import gymnasium
 import yaml
 
-from sparse_rl.agents.checks import RecipeError, describe
+from sparse_rl.agents.checks import InputError, describe
 from sparse_rl.names import unknown
 
 Recipe = dict[str, Any]
 
 _FOLDER = resources.files("sparse_rl.agents") / "recipes"
 _RESERVED = ("default", "extends", "variants")
+
+
+MOST_VALUES = 10_000  # in a file; a few aliases of aliases would make billions
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,12 +61,12 @@ def load_recipe(algorithm: str, environment: str, variant: str | None = None, fi
     :param algorithm: name of a known algorithm
     :param environment: name of the environment without version and noise, for example ``"HalfCheetah"``
     :param variant: name of a section below ``variants``
-    :param file: a recipe file of the user; it extends the algorithm's own recipe unless it says otherwise
+    :param file: a recipe file of the user; it goes on top of the algorithm's own recipe
     :return: the merged keys and values; not checked yet
-    :raises RecipeError: if the algorithm or the variant is not known, or a file is not a recipe
+    :raises InputError: if the algorithm or the variant is not known, or a file is not a recipe
     """
     if algorithm not in algorithms():
-        raise RecipeError(unknown("algorithm", algorithm, algorithms()))
+        raise InputError(unknown("algorithm", algorithm, algorithms()))
     documents = _chain(algorithm, file)
     recipe: Recipe = {}
     for document in documents:
@@ -73,7 +76,7 @@ def load_recipe(algorithm: str, environment: str, variant: str | None = None, fi
         variants = [document.get("variants", {}) for document in documents]
         known = {name for named in variants for name in named}
         if variant not in known:
-            raise RecipeError(unknown(f"{algorithm} variant", variant, known))
+            raise InputError(unknown(f"{algorithm} variant", variant, known))
         for named in variants:
             recipe = override(recipe, named.get(variant, {}))
     return recipe
@@ -87,12 +90,13 @@ def _chain(algorithm: str, file: Path | None) -> list[Recipe]:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"The recipe file {str(file)!r} cannot be read: {error}.") from error
+            raise InputError(f"The recipe file {str(file)!r} cannot be read: {error}.") from error
         documents.append(_parse_file(text, str(file)))
-        parent = documents[0].get("extends", algorithm)
+        if "extends" in documents[0]:
+            raise InputError(f"{str(file)!r} goes on top of the recipe of --algo {algorithm}: leave out 'extends'.")
     while parent is not None:
         if parent not in algorithms():
-            raise RecipeError(unknown("algorithm after 'extends'", parent, algorithms()))
+            raise InputError(unknown("algorithm after 'extends'", parent, algorithms()))
         name = f"{parent}.yml"
         documents.append(_parse_file((_FOLDER / name).read_text(encoding="utf-8"), name))
         parent = documents[-1].get("extends")
@@ -103,17 +107,15 @@ def _parse_file(text: str, name: str) -> Recipe:
     """Parse one recipe file and check its outer shape."""
     document = parse_yaml(text, f"the recipe file {name!r}")
     if not isinstance(document, dict):
-        raise RecipeError(f"The recipe file {name!r} must hold sections such as 'default:', not {describe(document)}.")
+        raise InputError(f"The recipe file {name!r} must hold sections such as 'default:', not {describe(document)}.")
     known = {*_RESERVED, *(spec.name for spec in gymnasium.registry.values())}
     for section, content in document.items():
         if section not in known:
-            raise RecipeError(f"{unknown('section', section, known)} (recipe file {name!r})")
+            raise InputError(f"{unknown('section', section, known)} (recipe file {name!r})")
         entries = content.items() if section == "variants" and isinstance(content, dict) else [(section, content)]
         for title, keys in entries:
             if section != "extends" and not isinstance(keys, dict):
-                raise RecipeError(
-                    f"Section {title!r} of the recipe file {name!r} must hold keys, not {describe(keys)}."
-                )
+                raise InputError(f"Section {title!r} of the recipe file {name!r} must hold keys, not {describe(keys)}.")
     return document
 
 
@@ -124,17 +126,31 @@ def parse_yaml(text: str, where: str) -> Any:
     :param text: the YAML
     :param where: what is parsed, for the error message
     :return: the parsed value: dictionaries, lists, strings, numbers
-    :raises RecipeError: if the text is not YAML
+    :raises InputError: if the text is not YAML
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        if _size(value, {}) > MOST_VALUES:
+            raise InputError(f"There is too much in {where}: more than {MOST_VALUES:,} values.")
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise RecipeError(f"There is an error in {where}{line}: {error.problem or error.context}.") from error
+        raise InputError(f"There is an error in {where}{line}: {error.problem or error.context}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeError(f"There is an error in {where}: {problem}.") from error
+        raise InputError(f"There is an error in {where}: {problem}.") from error
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Count the values in a value, those behind YAML's aliases as often as they are referred to."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 1  # should it contain itself
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] += sum(_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def parse_assignments(assignments: Iterable[str]) -> Recipe:
@@ -143,19 +159,19 @@ def parse_assignments(assignments: Iterable[str]) -> Recipe:
 
     :param assignments: for example ``["learning_rate:1e-3", "policy_kwargs.net_arch:[400, 300]"]``
     :return: for example ``{"learning_rate": 0.001, "policy_kwargs": {"net_arch": [400, 300]}}``
-    :raises RecipeError: if a word has no colon or a value is not YAML
+    :raises InputError: if a word has no colon or a value is not YAML
     """
     result: Recipe = {}
     for assignment in assignments:
         path, colon, text = assignment.partition(":")
         *outer, last = path.split(".")
         if not colon or not all([*outer, last]):
-            raise RecipeError(f"Expected key:value, for example learning_rate:1e-3, not {assignment!r}.")
+            raise InputError(f"Expected key:value, for example learning_rate:1e-3, not {assignment!r}.")
         target = result
         for name in outer:
             target = target.setdefault(name, {})
             if not isinstance(target, dict):
-                raise RecipeError(f"{assignment!r} sets a part of {name!r}, which has been set as a whole already.")
+                raise InputError(f"{assignment!r} sets a part of {name!r}, which has been set as a whole already.")
         target[last] = parse_yaml(text, repr(assignment))
     return result
 

@@ -21,7 +21,7 @@ class SparseLinear(nn.Module):
     :param topology: which weights exist
     :param bias: whether the layer has a (dense) bias
     :param kernel: ``"numba"``, ``"scatter"``, or ``"auto"`` to choose by device and density
-    :raises ValueError: if there is no such kernel
+    :raises ValueError: if there is no such kernel, or the topology is not valid
     """
 
     row_ptr: Tensor
@@ -30,6 +30,7 @@ class SparseLinear(nn.Module):
 
     def __init__(self, topology: Topology, bias: bool = True, kernel: str = "auto") -> None:
         super().__init__()
+        topology.validate()  # a kernel would follow a bad index out of bounds
         self.out_features, self.in_features = topology.shape
         self.kernel = kernel
         kernels.choose(kernel, topology.density, topology.columns.device)

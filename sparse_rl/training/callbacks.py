@@ -54,6 +54,10 @@ class GuardCallback(BaseCallback):
         return not self.ended_early
 
 
+class _Stopped(Exception):  # noqa: N818 - no error
+    """An evaluation ends because training was ended early."""
+
+
 class PublishCallback(BaseCallback):
     """
     Move what other callbacks have written out of the staging folder; goes after them.
@@ -93,6 +97,8 @@ class HyperparametersCallback(BaseCallback):
         self.logger.record("hparams", hparam, exclude=NOT_SCALAR)
         code = "".join(f"    {line}\n" for line in self.configuration.splitlines())  # Markdown for "as it is"
         self.logger.record("config", code, exclude=NOT_SCALAR)
+        # Something for the console too, which warns of an empty table.
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
 
     def _on_step(self) -> bool:
@@ -143,6 +149,12 @@ class EvaluationCallback(EvalCallback):
         if not self.guard.ended_early:
             self.evaluate()
 
+    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        # Called at each step of an evaluation, which may be long.
+        if self.guard.ended_early:
+            raise _Stopped
+        super()._log_success_callback(locals_, globals_)
+
     def evaluate(self) -> bool:
         """
         Evaluate now.
@@ -159,7 +171,10 @@ class EvaluationCallback(EvalCallback):
         # The learner logs every few episodes, which may be long: let its curves have a point here too.
         self.model.dump_logs()
         self.connectivity.record_picture()  # goes out with the evaluation's own dump
-        goes_on = super()._on_step()
+        try:
+            goes_on = super()._on_step()
+        except _Stopped:
+            return False
         mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
         note = ""
         if self.best_mean_reward > best:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparse_rl.agents.checks import RecipeError
+from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import algorithms, learner_of
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.training.plan import make_plan, read_recipe
@@ -153,11 +153,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(words)
     try:
         experiment = _prepare(args)
-        folder = RunFolder(args.log_folder, args.algo, args.env)
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted before the training began.", 128 + signal.SIGINT)
+    with experiment.guard:
+        return _run(experiment, args, words)
+
+
+def _run(experiment: "Experiment", args: argparse.Namespace, words: list[str]) -> int:
+    """Train, and report; from here on a signal ends training, not the process."""
+    try:
+        folder = RunFolder(args.log_folder, args.algo, args.env)
+    except OSError as error:
+        experiment.close()
+        return _fail(str(error))
     print(f"{experiment.plan.title}\nlogs in {folder.path}", flush=True)
     tensorboard = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
     progress = sys.stdout.isatty() if args.progress is None else args.progress
@@ -167,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         experiment.run(folder, command, tensorboard, progress, args.verbose)
     except OSError as error:  # a full disk, say
-        return _fail(str(error))
+        return _fail(f"{error} The run in {str(folder.path)!r} ended there; its files are complete up to then.")
     except KeyboardInterrupt:
         return _fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
     return _report(experiment, folder, tensorboard)
@@ -178,9 +188,11 @@ def _prepare(args: argparse.Namespace) -> "Experiment":
     environment = EnvironmentId.parse(args.env)
     try:
         environment.base_spec()
-    except ImportError as error:
-        raise RecipeError(
-            f"The environment id {args.env!r} names a module that cannot be imported: {error}."
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:  # the module that an id names is somebody else's code
+        raise InputError(
+            f"The environment id {args.env!r} names a module that cannot be imported: {type(error).__name__}: {error}."
         ) from error
     recipe = read_recipe(args, environment)
 

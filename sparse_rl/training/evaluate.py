@@ -14,9 +14,10 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sparse_rl.agents.build import learner_defaults, make_model
-from sparse_rl.agents.checks import RecipeError, check_recipe
+from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of, parse_yaml
 from sparse_rl.names import unknown
 from sparse_rl.training.run_folder import file_name
@@ -41,7 +42,7 @@ def evaluate(
     config = read_config(folder)
     algorithm, environment = str(config.get("algo")), str(config.get("env"))
     if algorithm not in algorithms():
-        raise RecipeError(unknown("algorithm", algorithm, algorithms()))
+        raise InputError(unknown("algorithm", algorithm, algorithms()))
     learner = learner_of(algorithm)
     # Nothing will be learnt: neither a large replay buffer nor fresh noise for it is needed.
     hyperparameters = config["hyperparameters"] | {"replay": "observed", "buffer_size": 1}
@@ -49,12 +50,22 @@ def evaluate(
     env = make_vec_env(environment, 1, seed, env_kwargs=config.get("env_kwargs"))
     try:
         model = make_model(learner, hyperparameters, env, seed, device="cpu")
-        model.set_parameters(str(folder / ("best_model.zip" if best else f"{file_name(environment)}.zip")))
+        _load(model, folder / ("best_model.zip" if best else f"{file_name(environment)}.zip"))
         set_phase(env, _phase_of_agent(folder, best) if phase is None else phase)
         returns, _ = evaluate_policy(model, env, episodes, return_episode_rewards=True)
     finally:
         env.close()
     return np.asarray(returns, dtype=np.float64)
+
+
+def _load(model: OffPolicyAlgorithm, file: Path) -> None:
+    if not file.exists():
+        raise InputError(f"There is no agent {str(file)!r}.")
+    try:
+        model.set_parameters(str(file))
+    except Exception as error:  # a damaged file can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{str(file)!r} is damaged, or not the agent that config.yml describes: {reason}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,7 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.yml"
     config = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
     if not isinstance(config, dict) or not isinstance(config.get("hyperparameters"), dict):
-        raise RecipeError(f"{str(file)!r} does not describe a run.")
+        raise InputError(f"{str(file)!r} does not describe a run.")
     return config
 
 
@@ -80,7 +91,7 @@ def _phase_of_agent(folder: Path, best: bool) -> int | None:
     phases = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
     phase = phases.get("best" if best else "last") if isinstance(phases, dict) else None
     if not isinstance(phase, int) or phase < 0:
-        raise RecipeError(f"{str(file)!r} does not name a phase; give one with --phase.")
+        raise InputError(f"{str(file)!r} does not name a phase; give one with --phase.")
     return phase
 
 
@@ -111,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of a permuted environment: how often its features have changed places (default: as when it was saved)",
     )
     args = parser.parse_args(arguments)
+    if args.episodes < 1 or args.seed < 0:
+        parser.error("--episodes must be at least 1 and --seed at least 0")
     th.set_num_threads(1)  # one observation at a time: more threads only get in each other's way
     try:
         returns = evaluate(args.folder, args.episodes, args.best, args.seed, args.phase)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import subprocess
+import traceback
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -98,16 +99,14 @@ class Experiment:
         """
         configuration = {**self.describe(), "command": command}
         text = yaml.safe_dump(configuration, sort_keys=False)
-        with self.guard:
-            self._open(folder, configuration, tensorboard, verbose)
-            # Whatever goes wrong in one of these, the others are done: last come, first served.
-            with ExitStack() as at_the_end:
-                at_the_end.callback(folder.close)
-                at_the_end.callback(self.close)
-                at_the_end.callback(self.model.logger.close)
-                at_the_end.callback(self.model.save, folder.staging / folder.model.name)
-                at_the_end.callback(self._write_phases, folder)
-                self._learn(CallbackList(self._callbacks(folder, text, progress)))
+        self._open(folder, configuration, tensorboard, verbose)
+        # Whatever goes wrong in one of these, the others are done: last come, first served.
+        with ExitStack() as at_the_end:
+            at_the_end.callback(folder.close)
+            at_the_end.callback(self.close)
+            at_the_end.callback(self.model.logger.close)
+            at_the_end.callback(self._save, folder)
+            self._learn(CallbackList(self._callbacks(folder, text, progress)))
 
     def _open(self, folder: RunFolder, configuration: dict[str, Any], tensorboard: Path, verbose: int) -> None:
         """Write what is known before training, and open the logs; if that fails, the run has not begun."""
@@ -125,17 +124,28 @@ class Experiment:
         try:
             self.model.learn(self.hyperparameters["n_timesteps"], callbacks, log_interval=self.plan.log_interval)
         except NonFiniteObservationError as error:
-            self.guard.failure = f"Training ended at step {self.model.num_timesteps}. {error}"
-            callbacks.on_training_end()
+            self._end(callbacks, str(error))
         except (EOFError, ConnectionError) as error:
-            self.guard.failure = (
-                f"Training ended at step {self.model.num_timesteps}: the process of an environment died "
-                f"({type(error).__name__}). Its own message is above; with `--vec-env dummy` it is easier to find."
+            self._end(
+                callbacks,
+                f"The process of an environment died ({type(error).__name__}). What it said is above; with "
+                "`--vec-env dummy` it is easier to find.",
             )
-            callbacks.on_training_end()
+        except OSError:  # a full disk, say: nothing more can be written
+            raise
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()  # it is for whoever wrote the environment
+            self._end(callbacks, f"{type(error).__name__}: {error} (see above).")
 
-    def _write_phases(self, folder: RunFolder) -> None:
-        """Write down for which order of the features the saved agents are."""
+    def _end(self, callbacks: CallbackList, why: str) -> None:
+        self.guard.failure = f"Training ended at step {self.model.num_timesteps}, and is saved. {why}"
+        callbacks.on_training_end()
+
+    def _save(self, folder: RunFolder) -> None:
+        """Save the agent as it is, and write down for which order of the features the saved agents are."""
+        folder.discard()  # if something was being written when training ended, it is not complete
+        self.model.save(folder.staging / folder.model.name)
+        folder.publish()
         last = phase_of(self.env)
         if last is not None:
             best = None if self.evaluation is None else self.evaluation.best_phase

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_rl.agents.checks import Number, RecipeError, check_recipe
+from sparse_rl.agents.checks import InputError, Number, check_recipe
 from sparse_rl.agents.recipe import Recipe, load_recipe, override, parse_assignments
 from sparse_rl.envs import EnvironmentId
 
@@ -70,7 +70,7 @@ def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:
     :param args: the parsed command line
     :param environment: its environment
     :return: the recipe; its values are not checked yet
-    :raises RecipeError: if there is no such recipe, or a change makes no sense for it
+    :raises InputError: if there is no such recipe, or a change makes no sense for it
     """
     recipe = load_recipe(args.algo, base_name(environment), args.variant, args.conf_file)
     flags = {name: getattr(args, name) for name in RECIPE_FLAGS}
@@ -82,7 +82,7 @@ def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:
     if "method" not in recipe:
         for key in ("sparsity", "distribution", "kernel", "method"):
             if key in changes:
-                raise RecipeError(f"{args.algo} is dense, so {key!r} means nothing to it; anf-{args.algo} is sparse.")
+                raise InputError(f"{args.algo} is dense, so {key!r} means nothing to it; anf-{args.algo} is sparse.")
     return override(recipe, changes)
 
 
@@ -105,13 +105,13 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     :param recipe: what :func:`read_recipe` gave
     :param learner_defaults: the arguments that the learner takes from a recipe, with their defaults
     :return: the plan
-    :raises RecipeError: if a value is not allowed
+    :raises InputError: if a value is not allowed
     """
     hyperparameters = {**DEFAULTS, **learner_defaults, **check_recipe(recipe, learner_defaults)}
     hyperparameters = {key: value for key, value in hyperparameters.items() if value is not None}
     is_noisy = environment.noise is not None
     if hyperparameters.setdefault("replay", "redrawn" if is_noisy else "observed") == "redrawn" and not is_noisy:
-        raise RecipeError(
+        raise InputError(
             f"{args.env!r} has no noise features, so there is no noise to redraw: use `--replay observed`."
         )
     steps = hyperparameters["n_timesteps"]

@@ -72,9 +72,13 @@ class RunFolder:
         """Remove the folder: the run has not begun."""
         shutil.rmtree(self.path)
 
+    def discard(self) -> None:
+        """Remove what lies in :attr:`staging`."""
+        for entry in os.scandir(self.staging):
+            os.remove(entry.path)
+
     def close(self) -> None:
-        """Publish what is left and remove :attr:`staging`."""
-        self.publish()
+        """Remove :attr:`staging`, with whatever has not been published."""
         shutil.rmtree(self.staging)
 
 

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from sparse_rl.agents.checks import RecipeError
+from sparse_rl.agents.checks import InputError
 from sparse_rl.envs import make
 
 VEC_ENVS: Mapping[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
@@ -43,7 +43,7 @@ def make_vec_env(
     :param kind: ``"dummy"`` for one process, ``"subproc"`` for one process each
     :param env_kwargs: arguments of the environment
     :return: the environment, each copy in a :class:`RunMonitor`
-    :raises RecipeError: if observations or actions are not of a kind that can be learnt from
+    :raises InputError: if observations or actions are not of a kind that can be learnt from
     :raises ValueError: if the environment cannot be made
     """
 
@@ -61,12 +61,16 @@ def make_vec_env(
     # The one environment that is made here shows what is wrong in a sentence, not in a worker's traceback.
     try:
         probe = make(environment, **(env_kwargs or {}))
-    except (gym.error.Error, TypeError) as error:
-        raise RecipeError(f"The environment {environment!r} cannot be made: {error}") from error
-    try:
-        _check(environment, probe)
-    finally:
-        probe.close()
+        try:
+            _check(environment, probe)
+        finally:
+            probe.close()
+    except InputError:
+        raise
+    except Exception as error:  # it is somebody else's code
+        raise InputError(
+            f"The environment {environment!r} cannot be made and reset: {type(error).__name__}: {error}"
+        ) from error
     vec_env = VEC_ENVS[kind]([factory(rank) for rank in range(n_envs)])
     vec_env.seed(seed)
     return vec_env
@@ -75,16 +79,14 @@ def make_vec_env(
 def _check(environment: str, env: gym.Env[Any, Any]) -> None:
     for name, space in (("observations", env.observation_space), ("actions", env.action_space)):
         if not isinstance(space, Box):
-            raise RecipeError(
-                f"{environment!r} has {name} of kind {type(space).__name__}; SAC and TD3 need Box {name}."
-            )
+            raise InputError(f"{environment!r} has {name} of kind {type(space).__name__}; SAC and TD3 need Box {name}.")
     if len(env.observation_space.shape or ()) != 1:
-        raise RecipeError(f"{environment!r} has observations of shape {env.observation_space.shape}, not a vector.")
+        raise InputError(f"{environment!r} has observations of shape {env.observation_space.shape}, not a vector.")
     if not np.isfinite([env.action_space.low, env.action_space.high]).all():  # type: ignore[attr-defined]
-        raise RecipeError(f"{environment!r} has unbounded actions; SAC and TD3 need bounds.")
+        raise InputError(f"{environment!r} has unbounded actions; SAC and TD3 need bounds.")
     observation, _ = env.reset(seed=0)
     if not np.isfinite(observation).all():
-        raise RecipeError(f"{environment!r} gives NaN or infinite observations, from which nothing can be learnt.")
+        raise InputError(f"{environment!r} gives NaN or infinite observations, from which nothing can be learnt.")
 
 
 def start_logs(vec_env: VecEnv, folder: Path) -> None:
@@ -126,10 +128,10 @@ def set_phase(vec_env: VecEnv, phase: int | None) -> None:
 
     :param vec_env: the environment
     :param phase: the phase; ``None`` to leave the environment as it is
-    :raises RecipeError: if there is a phase to set, but the environment's features are not permuted
+    :raises InputError: if there is a phase to set, but the environment's features are not permuted
     """
     if phase is None:
         return
     if not vec_env.has_attr("permutation_seed"):
-        raise RecipeError("There is a phase for an environment whose features are not permuted: leave it out.")
+        raise InputError("There is a phase for an environment whose features are not permuted: leave it out.")
     vec_env.env_method("set_phase", phase)
