@@ -5,7 +5,7 @@ from typing import Any
 
 import torch as th
 import torch.nn.functional as F
-from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.sac.policies import SACPolicy
@@ -71,26 +71,57 @@ def _child(module: nn.Module, name: str) -> nn.Module | None:
     return dict(module.named_modules()).get(name)
 
 
-class _SparsePolicy:
+def _checked_sparsity(sparsity: float | Mapping[str, float]) -> float | dict[str, float]:
+    """Check the form of a sparsity; its range is the distribution's business. A dictionary is plain JSON."""
+    if isinstance(sparsity, Mapping):
+        for name in sparsity:
+            if name not in NETWORKS:
+                raise ValueError(unknown("network in `sparsity`", name, NETWORKS))
+        if missing := [name for name in NETWORKS if name not in sparsity]:
+            raise ValueError(f"`sparsity` is given per network, but lacks one for the {missing[0]}.")
+        sparsity = dict(sparsity)
+    for value in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"`sparsity` must be a number in [0, 1) or one for each network, not {value!r}.")
+    return sparsity
+
+
+class _SparsePolicy(BasePolicy):
     """What both policies share: the settings, and how a network is made sparse before its optimizer exists."""
 
-    sparsity: float | Mapping[str, float]
-    distribution: str
-    kernel: str
+    critic_kwargs: dict[str, Any]
 
-    def _set_sparsity(self, sparsity: float | Mapping[str, float], distribution: str, kernel: str) -> None:
-        if isinstance(sparsity, Mapping):
-            for name in sparsity:
-                if name not in NETWORKS:
-                    raise ValueError(unknown("network in `sparsity`", name, NETWORKS))
-            if missing := [name for name in NETWORKS if name not in sparsity]:
-                raise ValueError(f"`sparsity` is given per network, but lacks one for the {missing[0]}.")
-            sparsity = dict(sparsity)
-        for value in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"`sparsity` must be a number in [0, 1) or one for each network, not {value!r}.")
+    def __init__(
+        self,
+        *args: Any,
+        sparsity: float | Mapping[str, float] = 0.8,
+        distribution: str = "input",
+        kernel: str = "auto",
+        **kwargs: Any,
+    ) -> None:
         kernels.check(kernel)
-        self.sparsity, self.distribution, self.kernel = sparsity, distribution, kernel
+        # Before the networks are built by super().
+        self.sparsity = _checked_sparsity(sparsity)
+        self.distribution = distribution
+        self.kernel = kernel
+        super().__init__(*args, **kwargs)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> BlockwiseCritic:
+        """
+        Make the critics and replace their linear layers by sparse ones, each with a topology of its own.
+
+        :param features_extractor: a features extractor to share; ``None`` for a new one
+        :return: the critics
+        """
+        critic = BlockwiseCritic(**self._update_features_extractor(self.critic_kwargs, features_extractor))
+        for index in range(critic.n_critics):
+            self._make_sparse(critic, "critic", [f"qf{index}"], [])
+        # `q_networks` is a plain list of the same modules, whose layers were replaced in place.
+        return critic.to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"sparsity": self.sparsity, "distribution": self.distribution, "kernel": self.kernel}
+        return super()._get_constructor_parameters() | own
 
     def _make_sparse(self, network: nn.Module, name: str, parts: list[str], heads: list[str]) -> None:
         """
@@ -115,16 +146,6 @@ class _SparsePolicy:
             )
         sparsify(network, layers, sparsity, self.distribution, dense=heads, kernel=self.kernel)
 
-    def _sparsity_parameters(self) -> dict[str, Any]:
-        return {"sparsity": self.sparsity, "distribution": self.distribution, "kernel": self.kernel}
-
-    def _sparse_critic(self, critic_kwargs: dict[str, Any], device: th.device) -> BlockwiseCritic:
-        critic = BlockwiseCritic(**critic_kwargs)
-        for index in range(critic.n_critics):
-            self._make_sparse(critic, "critic", [f"qf{index}"], [])
-        # `q_networks` is a plain list of the same modules, whose layers were replaced in place.
-        return critic.to(device)
-
 
 class SparseSACPolicy(_SparsePolicy, SACPolicy):
     """
@@ -144,31 +165,18 @@ class SparseSACPolicy(_SparsePolicy, SACPolicy):
     :raises ValueError: if sparsity, distribution or kernel are invalid, or a layer would keep no weight
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        sparsity: float | Mapping[str, float] = 0.8,
-        distribution: str = "input",
-        kernel: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        self._set_sparsity(sparsity, distribution, kernel)  # before the networks are built by super()
-        super().__init__(*args, **kwargs)
-
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
-        """Make the actor and replace its linear layers by sparse ones."""
+        """
+        Make the actor and replace its linear layers by sparse ones.
+
+        :param features_extractor: a features extractor to share; ``None`` for a new one
+        :return: the actor
+        """
         actor = super().make_actor(features_extractor)
         # With gSDE, `mu` may be a sequence that starts with the linear layer, and `log_std` is no layer.
         heads = [name for name in ("mu", "mu.0", "log_std") if isinstance(_child(actor, name), nn.Linear)]
         self._make_sparse(actor, "actor", ["latent_pi", *heads], heads)
         return actor
-
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
-        """Make the critics and replace their linear layers by sparse ones, each with a topology of its own."""
-        return self._sparse_critic(self._update_features_extractor(self.critic_kwargs, features_extractor), self.device)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | self._sparsity_parameters()
 
 
 class SparseTD3Policy(_SparsePolicy, TD3Policy):
@@ -183,26 +191,13 @@ class SparseTD3Policy(_SparsePolicy, TD3Policy):
     :raises ValueError: if sparsity, distribution or kernel are invalid, or a layer would keep no weight
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        sparsity: float | Mapping[str, float] = 0.8,
-        distribution: str = "input",
-        kernel: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        self._set_sparsity(sparsity, distribution, kernel)  # before the networks are built by super()
-        super().__init__(*args, **kwargs)
-
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> TD3Actor:
-        """Make the actor and replace its linear layers by sparse ones."""
+        """
+        Make the actor and replace its linear layers by sparse ones.
+
+        :param features_extractor: a features extractor to share; ``None`` for a new one
+        :return: the actor
+        """
         actor = super().make_actor(features_extractor)
         self._make_sparse(actor, "actor", ["mu"], [])
         return actor
-
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
-        """Make the critics and replace their linear layers by sparse ones, each with a topology of its own."""
-        return self._sparse_critic(self._update_features_extractor(self.critic_kwargs, features_extractor), self.device)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | self._sparsity_parameters()

@@ -5,7 +5,6 @@ They are drawn on bare figures: ``pyplot`` would keep global state and look for 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from sparse_rl.training.connectivity import Measurement
+from sparse_rl.training.measurement import Measurement
 
 REAL = "#0072b2"
 NOISE = "#b3b3b3"
@@ -23,7 +21,7 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def connectivity_picture(
-    measurements: Sequence["Measurement"], connections: NDArray[np.int64], real: NDArray[np.bool_], title: str
+    measurements: Sequence[Measurement], connections: NDArray[np.int64], real: NDArray[np.bool_], title: str
 ) -> Figure:
     """
     Draw how all networks' connections moved over time, and where the actor's are now.

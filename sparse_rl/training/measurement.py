@@ -1,0 +1,78 @@
+"""One look at the input layers of an agent: how many connections lead to real features, and to noise."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch import nn
+
+from sparse_rl.metrics import connections_per_feature
+from sparse_rl.nn import SparseLinear
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """
+    The input layer of one network at one time; a figure that does not exist is ``None``.
+
+    :param step: environment steps so far
+    :param network: ``"actor"``, ``"qf0"``, ``"qf1"``
+    :param real: active weights per real feature
+    :param noise: active weights per noise feature
+    :param action: active weights per action entry, which only critics have
+    :param real_abs: mean magnitude of the active weights at real features
+    :param noise_abs: the same at noise features
+    :param action_abs: the same at action entries
+    """
+
+    step: int
+    network: str
+    real: float | None
+    noise: float | None
+    action: float | None
+    real_abs: float | None
+    noise_abs: float | None
+    action_abs: float | None
+
+
+FIGURES = [field.name for field in fields(Measurement)][2:]
+
+
+def input_layers(model: OffPolicyAlgorithm) -> Mapping[str, SparseLinear | nn.Linear]:
+    """
+    Find the input layers of an agent's networks.
+
+    :param model: a SAC or TD3 agent
+    :return: ``{"actor": ..., "qf0": ..., "qf1": ...}``
+    """
+    networks = {"actor": model.actor}
+    networks |= {f"qf{i}": network for i, network in enumerate(model.critic.q_networks)}  # type: ignore[attr-defined]
+    return {name: _first_layer(network) for name, network in networks.items()}
+
+
+def _first_layer(network: nn.Module) -> SparseLinear | nn.Linear:
+    return next(module for module in network.modules() if isinstance(module, SparseLinear | nn.Linear))
+
+
+def measure(step: int, network: str, layer: SparseLinear | nn.Linear, real: NDArray[np.bool_]) -> Measurement:
+    """
+    Measure one input layer. Its inputs are ``[observation]`` or, in a critic, ``[observation | action]``.
+
+    :param step: environment steps so far
+    :param network: name of the network
+    :param layer: its input layer
+    :param real: which entries of the observation are real
+    :return: the measurement
+    """
+    counts, strengths = connections_per_feature(layer)
+    is_action = np.arange(len(counts)) >= len(real)
+    is_real = np.append(real, np.zeros(len(counts) - len(real), dtype=bool))
+    groups = {"real": is_real, "noise": ~is_real & ~is_action, "action": is_action}
+    values: dict[str, float | None] = {}
+    for name, group in groups.items():
+        present = bool(group.any())
+        values[name] = float(counts[group].mean()) if present else None
+        values[f"{name}_abs"] = float(strengths[group].sum() / max(counts[group].sum(), 1)) if present else None
+    return Measurement(step, network, **values)
