@@ -3,6 +3,8 @@ Automatic Noise Filtering on HalfCheetah with 98 % noise: the table and the pict
 
     python benchmarks/anf.py train     # four runs of 200,000 steps, one after the other; those that exist are kept
     python benchmarks/anf.py report    # prints the tables and draws docs/images/anf-*.png from the run folders
+
+The runs behind the published table are kept in benchmarks/results/anf: `report --runs benchmarks/results/anf` shows it.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 ROOT = Path(__file__).parents[1]
 ENV = "HalfCheetah-noise98"
@@ -114,6 +117,7 @@ def draw_returns(runs: dict[Agent, Run]) -> Figure:
         axes.fill_between(run.steps, mean - std, mean + std, color=COLORS[agent.algo], alpha=0.15, linewidth=0)
     title = f"{ENV}: 17 real features, 833 of noise; one seed, 5 episodes an evaluation"
     axes.set(xlabel="environment steps", ylabel="return", title=title)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend()
     axes.grid(alpha=0.3)
     return figure

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from sparse_rl.training.measurement import Measurement
@@ -45,6 +45,7 @@ def connectivity_picture(
                 left.plot(steps, values, line, color=color, label=f"{network}: {group}")
     left.set(xlabel="environment steps", ylabel="mean connections per feature", title="Over time")
     left.set_ylim(bottom=0)
+    left.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
     left.legend(fontsize="small", ncols=2)
     left.grid(alpha=0.3)
     _draw_features(right, connections, real)
