@@ -124,12 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.episodes < 1 or args.seed < 0:
         parser.error("--episodes must be at least 1 and --seed at least 0")
+    threads = th.get_num_threads()
     th.set_num_threads(1)  # one observation at a time: more threads only get in each other's way
     try:
         returns = evaluate(args.folder, args.episodes, args.best, args.seed, args.phase)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        th.set_num_threads(threads)
     config = read_config(args.folder)
     agent = "best agent" if args.best else "last agent"
     print(f"{config['algo']} on {config['env']}, trained with {config['hyperparameters'].get('replay')} noise, {agent}")

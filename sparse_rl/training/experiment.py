@@ -187,6 +187,7 @@ class Experiment:
         """
         description = {name: value for name, value in vars(self.plan).items() if value is not None}
         description["hyperparameters"] = dict(self.hyperparameters)
+        description["num_threads"] = th.get_num_threads()  # another number rounds otherwise
         packages = ("torch", "stable_baselines3", "gymnasium", "mujoco", "numba", "numpy")
         versions = {"sparse_rl": __version__, "python": platform.python_version()}
         versions |= {name: importlib.metadata.version(name) for name in packages}
