@@ -20,9 +20,7 @@ Indices = NDArray[np.int32]
 
 
 @njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def spmm(
-    starts: Indices, stops: Indices, columns: Indices, offset: int, values: Floats, x: Floats, y: Floats
-) -> None:  # pragma: no cover - compiled
+def spmm(starts: Indices, stops: Indices, columns: Indices, offset: int, values: Floats, x: Floats, y: Floats) -> None:
     """
     Add a sparse matrix times a block of features: ``y[i] += sum_p values[p] * x[columns[p] - offset]``.
 
@@ -66,7 +64,7 @@ def spmm(
 @njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 def sddmm(
     starts: Indices, stops: Indices, columns: Indices, offset: int, dy: Floats, x: Floats, dvalues: Floats
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """
     Compute the gradient of the active weights: ``dvalues[p] = dy[row of p] . x[columns[p] - offset]``.
 
@@ -110,7 +108,7 @@ BATCH_TILE = 64  # batch entries that one thread owns in `spmm_transposed`: no t
 @njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 def spmm_transposed(
     starts: Indices, stops: Indices, columns: Indices, offset: int, values: Floats, dy: Floats, dx: Floats
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """
     Add the gradient of a block of features: ``dx[columns[p] - offset] += values[p] * dy[row of p]``.
 
@@ -134,7 +132,7 @@ def spmm_transposed(
 
 
 @njit(cache=True, fastmath={"contract"})
-def add_bias_and_clip(y: Floats, bias: Floats, relu: bool) -> None:  # pragma: no cover - compiled
+def add_bias_and_clip(y: Floats, bias: Floats, relu: bool) -> None:
     """
     Add the bias and, if wanted, apply ReLU, in one pass over the activations.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @numba.njit(parallel=True, cache=True)
-def _touch(a: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
+def _touch(a: NDArray[np.float64]) -> None:
     for i in numba.prange(a.size):
         a[i] += 1
 
