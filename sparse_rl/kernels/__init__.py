@@ -22,8 +22,9 @@ __all__ = [
 
 KERNELS = ("numba", "scatter")
 
-# Above this density a dense product with the scattered weights was as fast on the machine of `benchmarks/kernels.py`.
-CROSSOVER_DENSITY = 0.25
+# Up to this density the numba kernel was the faster one, forward and backward, with one thread and with two
+# (benchmarks/kernels.py: 256 x 850, batch 256, AVX-512).
+CROSSOVER_DENSITY = 0.4
 
 
 def check(kernel: str) -> None:
