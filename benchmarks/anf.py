@@ -75,9 +75,10 @@ def find_runs(folder: Path, seed: int) -> dict[Agent, Run]:
 
 
 def train(folder: Path, seed: int, steps: int, threads: int) -> None:
-    """Train the agents that have no run yet."""
+    """Train the agents that have no run of so many steps yet."""
     for agent in AGENTS:
-        if agent not in find_runs(folder, seed):
+        run = find_runs(folder, seed).get(agent)
+        if run is None or run.steps[-1] < steps:
             words = ["--algo", agent.algo, "--env", ENV, "--replay", agent.replay, "--seed", seed, "-f", folder]
             words += ["--total-timesteps", steps, "--num-threads", threads]
             subprocess.run([sys.executable, ROOT / "train.py", *map(str, words)], cwd=ROOT, check=True)
