@@ -1,13 +1,17 @@
 """Random numbers are a function of seed and counters: the published one, the same in batches, and well distributed."""
 
+import subprocess
+import sys
 from hashlib import sha256
 from math import erf, sqrt
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparse_rl.envs import Histograms
 from sparse_rl.envs.philox import Stream, fill_bits, fill_normal, fill_uniform, permutation, random_bits
 
 ONES = 2**32 - 1
@@ -79,6 +83,40 @@ def test_a_batch_has_the_bits_of_its_columns(fill, features):
         single = np.empty((features, 1), batch.dtype)
         fill(single, Stream.OBSERVED, int(seeds[b]), int(episodes[b]), int(steps[b]))
         np.testing.assert_array_equal(single[:, 0].view(np.uint32), batch[:, b].view(np.uint32))
+
+
+@pytest.mark.parametrize("seeds", [3, np.arange(50, dtype=np.uint64)], ids=["one seed", "many seeds"])
+def test_any_number_of_threads_computes_the_same_bits(seeds):
+    histograms = Histograms.of(np.random.default_rng(0).normal(size=(500, 3)))
+    before, drawn = numba.get_num_threads(), {}
+    try:
+        for threads in {1, numba.config.NUMBA_NUM_THREADS}:
+            numba.set_num_threads(threads)
+            for fill in (fill_normal, fill_uniform, histograms.fill):
+                out = np.empty((203, 50), np.float32)
+                fill(out, Stream.OBSERVED, seeds, 1, np.arange(50))
+                np.testing.assert_array_equal(drawn.setdefault(fill, out), out)
+    finally:
+        numba.set_num_threads(before)
+
+
+def test_one_seed_for_all_columns_is_as_good_as_one_for_each():
+    same = normals(203, np.full(50, 3), 1, np.arange(50), columns=50)
+    np.testing.assert_array_equal(same, normals(203, 3, 1, np.arange(50), columns=50))
+    others = np.r_[3, np.arange(49)]
+    np.testing.assert_array_equal(same[:, 0], normals(203, others, 1, np.arange(50), columns=50)[:, 0])
+
+
+def test_an_environments_step_starts_no_threads():
+    code = (
+        "import numpy as np\nfrom numba.np.ufunc import parallel\n"
+        "from sparse_rl.envs import make, Histograms, NoiseModel\n"
+        "env = make('CartPole-noise50')\nenv.reset(seed=0)\nenv.step(0)\n"
+        "model = NoiseModel(2, 5, Histograms.of(np.eye(2)))\nmodel.draw(0, 0, 0)\n"
+        "assert not parallel._is_initialized\n"
+        "model.draw(0, 0, np.arange(9))\nassert parallel._is_initialized\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**64 - 1), st.integers(0, ONES), st.integers(0, ONES))

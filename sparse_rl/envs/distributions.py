@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from numba import njit
+from numba import njit, prange
 from numpy.typing import NDArray
 
 from sparse_rl.envs.philox import Counters, Stream, fill_normal, fill_uniform
@@ -107,32 +107,44 @@ class Histograms:
     def fill(self, out: NDArray[np.float32], stream: int, seeds: Counters, episodes: Counters, steps: Counters) -> None:
         """Fill ``out``, see :meth:`Distribution.fill`."""
         fill_uniform(out, stream, seeds, episodes, steps)
-        _quantiles(out, self.edges, self.cumulative)
+        quantiles = _quantiles if out.shape[1] == 1 else _quantiles_of_columns
+        quantiles(out, self.edges, self.cumulative)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _quantiles(out: Any, edges: Any, cumulative: Any) -> None:
+def _quantiles_of_row(u: Any, edge: Any, below: Any) -> None:
     """
-    Replace uniform numbers u by the u-quantiles of histogram ``row % d``: a bin, and a place inside it.
+    Replace uniform numbers u by the u-quantiles of one histogram: a bin, and a place inside it.
 
     All columns take a step of the binary search together and without branches, which is vector code (unsigned indices
     spare it a check for negative ones): eight times as fast as one column after the other.
     """
     one = np.uint32(1)
-    bins = np.empty(out.shape[1], np.uint32)
-    for row in range(out.shape[0]):
-        u, below, edge = out[row], cumulative[row % len(edges)], edges[row % len(edges)]
-        bins[:] = 0
-        step = np.uint32(below.size >> 1)
-        while step > 0:
-            for column in range(bins.size):
-                further = np.uint32(bins[column] + step)
-                bins[column] = further if below[further] <= u[column] else bins[column]
-            step >>= one
+    bins = np.zeros(u.size, np.uint32)
+    step = np.uint32(below.size >> 1)
+    while step > 0:
         for column in range(bins.size):
-            left, right = bins[column], np.uint32(bins[column] + one)
-            place = (u[column] - below[left]) / (below[right] - below[left])
-            u[column] = edge[left] + place * (edge[right] - edge[left])
+            further = np.uint32(bins[column] + step)
+            bins[column] = further if below[further] <= u[column] else bins[column]
+        step >>= one
+    for column in range(bins.size):
+        left, right = bins[column], np.uint32(bins[column] + one)
+        place = (u[column] - below[left]) / (below[right] - below[left])
+        u[column] = edge[left] + place * (edge[right] - edge[left])
+
+
+@njit(cache=True, nogil=True)
+def _quantiles(out: Any, edges: Any, cumulative: Any) -> None:
+    """Let row i follow histogram ``i % d``, in the calling thread: made for a single column."""
+    for row in range(len(out)):
+        _quantiles_of_row(out[row], edges[row % len(edges)], cumulative[row % len(edges)])
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _quantiles_of_columns(out: Any, edges: Any, cumulative: Any) -> None:
+    """Let row i follow histogram ``i % d``, with all threads: made for many columns."""
+    for row in prange(len(out)):
+        _quantiles_of_row(out[row], edges[row % len(edges)], cumulative[row % len(edges)])
 
 
 def marginals(spec: EnvSpec | None) -> Histograms:
