@@ -14,7 +14,7 @@ ROOMS = {  # what each may import of the others; docs/architecture.md says why
     "nn": {"kernels", "topology"},
     "metrics": {"nn"},
     "sb3": {"kernels", "nn", "topology"},
-    "agents": {"envs", "nn", "sb3", "topology"},
+    "agents": {"envs", "kernels", "nn", "sb3", "topology"},
     "training": {"agents", "envs", "metrics", "nn", "sb3", "topology"},
 }
 STABLE_BASELINES3 = {"sb3", "agents", "training"}

@@ -1,17 +1,17 @@
-"""Who learns: SAC and TD3 learners, their recipes, and the replay that redraws noise."""
+"""Who learns: SAC and TD3 learners, their recipes, and replay buffers that draw noise again instead of storing it."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparse_rl.agents.replay import RedrawnReplayBuffer
+    from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
     from sparse_rl.agents.sac import SAC
     from sparse_rl.agents.td3 import TD3
 
-__all__ = ["SAC", "TD3", "RedrawnReplayBuffer"]
+__all__ = ["SAC", "TD3", "ObservedReplayBuffer", "RedrawnReplayBuffer"]
 
 # Found on first use (PEP 562): the command line reads recipes before it needs PyTorch.
-_LAZY = {"SAC": "sac", "TD3": "td3", "RedrawnReplayBuffer": "replay"}
+_LAZY = {"SAC": "sac", "TD3": "td3", "ObservedReplayBuffer": "replay", "RedrawnReplayBuffer": "replay"}
 
 
 def __getattr__(name: str) -> Any:

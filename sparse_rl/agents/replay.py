@@ -1,5 +1,6 @@
-"""A replay buffer for extremely noisy environments: it keeps the real features and redraws the noise."""
+"""Replay buffers for extremely noisy environments: they keep the real features and draw the noise again."""
 
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any
 
@@ -12,21 +13,21 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sparse_rl.agents.gather import gather, reorder
 from sparse_rl.envs import NoiseModel, Stream, permutation_at
+from sparse_rl.kernels import follow_torch
 
 
-class RedrawnReplayBuffer(ReplayBuffer):
+class CompactReplayBuffer(ReplayBuffer, ABC):
     """
-    Replay under the ``redrawn`` protocol: fresh noise, in the present order, each time a transition is used.
+    Replay that stores real features only, so that its memory does not grow with the noise.
 
-    This is what the published ANF code does (Grooten et al. 2023): there noise is drawn inside the networks' forward
-    pass, so an agent never learns from the same noise twice. Here a batch's noise is drawn once and shared by actor and
-    critics; in the authors' code each of them draws its own. Only real features are stored, so the memory does not
-    grow with the noise.
+    Noise is a function of counters, and is drawn for each batch; which counters, the protocols decide: see
+    :class:`RedrawnReplayBuffer` and :class:`ObservedReplayBuffer`. Transitions are sampled as Stable-Baselines3 does,
+    with the same random numbers.
 
-    Noise is a function of the seed, the number of batches drawn so far and the row, so it needs no generator state.
-    Batches are feature-major tensors seen from the other side: of shape ``(batch, features)``, with contiguous
-    columns, ready for the sparse kernels.
+    A batch is one feature-major array, :meth:`feature_major`. What :meth:`sample` returns are views of it, of shape
+    ``(batch, features)``.
 
     :param buffer_size: maximum number of transitions
     :param observation_space: the noisy environment's
@@ -37,7 +38,6 @@ class RedrawnReplayBuffer(ReplayBuffer):
     :param handle_timeout_termination: bootstrap at time limits
     :param noise_model: how noise is drawn, and how many features are real
     :param permutation_seed: seed of the environment's :class:`~sparse_rl.envs.PermuteFeatures`; ``None`` if it has none
-    :param seed: of the noise that this buffer draws
     :raises ValueError: if the observation space does not fit the noise model, or memory optimisation is asked for
     """
 
@@ -53,10 +53,9 @@ class RedrawnReplayBuffer(ReplayBuffer):
         *,
         noise_model: NoiseModel,
         permutation_seed: int | None = None,
-        seed: int = 0,
     ) -> None:
         if optimize_memory_usage:
-            raise ValueError("RedrawnReplayBuffer stores real features only: it has no `optimize_memory_usage`.")
+            raise ValueError(f"{type(self).__name__} stores real features only: it has no `optimize_memory_usage`.")
         self.noise_model = noise_model
         self.n_features = noise_model.n_real + noise_model.n_noise
         if observation_space.shape != (self.n_features,):
@@ -69,31 +68,24 @@ class RedrawnReplayBuffer(ReplayBuffer):
             buffer_size, real, action_space, device, n_envs, handle_timeout_termination=handle_timeout_termination
         )
         self.permutation_seed = permutation_seed
-        self.seed_of_noise = seed
-        self.phase = 0
-        self.batches_drawn = 0
 
-    @staticmethod
-    def kwargs_for(env: VecEnv, seed: int = 0) -> dict[str, Any]:
+    @classmethod
+    def kwargs_for(cls, env: VecEnv) -> dict[str, Any]:
         """
         Find the arguments that fit an environment.
 
         :param env: vectorised environment whose copies have :class:`~sparse_rl.envs.NoiseFeatures`
-        :param seed: of the noise that the buffer will draw
         :return: ``replay_buffer_kwargs`` for a Stable-Baselines3 algorithm
-        :raises ValueError: if the environment has no noise features, or changes them in a way that cannot be redrawn
+        :raises ValueError: if the environment has no noise features, or changes them in a way that cannot be drawn
+            again
         """
-        if not env.has_attr("noise_model"):
-            raise ValueError(
-                "Noise can be redrawn only in environments with noise features, such as HalfCheetah-noise98: "
-                "use the `observed` protocol (Stable-Baselines3's own ReplayBuffer) here."
-            )
-        _check_order(env.get_attr("spec", 0)[0])
+        reason = obstacle(env)
+        if reason is not None:
+            raise ValueError(reason)
         permuted = env.has_attr("permutation_seed")
         return {
             "noise_model": env.get_attr("noise_model", 0)[0],
             "permutation_seed": env.get_attr("permutation_seed", 0)[0] if permuted else None,
-            "seed": seed,
         }
 
     def add(
@@ -113,11 +105,12 @@ class RedrawnReplayBuffer(ReplayBuffer):
         :param action: of shape ``(n_envs, action dimensions)``
         :param reward: of shape ``(n_envs,)``
         :param done: of shape ``(n_envs,)``
-        :param infos: one for each environment; ``"phase"`` says in which order its features are
+        :param infos: one for each environment, of the step that led to ``next_obs``; ``"phase"`` says in which order
+            its features are
         """
-        phases = [self._phase_of(info) for info in infos]
-        # Copies of an environment reach a new phase one after the other; the newest is the one to learn for.
-        self.phase = max(phases)
+        # Without a permutation, a "phase" is somebody else's.
+        phases = [0 if self.permutation_seed is None else int(info["phase"]) for info in infos]
+        self._remember(infos, phases)
         real = np.stack([self._positions_of_real_features(phase) for phase in phases])
         super().add(
             np.take_along_axis(obs, real, axis=1),
@@ -128,51 +121,191 @@ class RedrawnReplayBuffer(ReplayBuffer):
             infos,
         )
 
-    def _phase_of(self, info: dict[str, Any]) -> int:
-        # Without a permutation, a "phase" is somebody else's.
-        return 0 if self.permutation_seed is None else int(info["phase"])
+    @abstractmethod
+    def _remember(self, infos: list[dict[str, Any]], phases: list[int]) -> None:
+        """Note what it will take to draw noise for the transition that is about to be stored at ``self.pos``."""
+
+    @abstractmethod
+    def _draw_noise(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Draw noise, feature-major: for these transitions' observations, then for their next observations."""
+
+    @abstractmethod
+    def _phases(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Tell the phase in whose order each of these transitions is to be shown."""
 
     def _positions_of_real_features(self, phase: int) -> NDArray[np.int64]:
         """Find where the real features stand in an observation of this phase."""
         return _inverse_permutation(self.permutation_seed, phase, self.n_features)[: self.noise_model.n_real]
 
     def _get_samples(self, batch_inds: NDArray[Any], env: VecNormalize | None = None) -> ReplayBufferSamples:
-        rows = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
-        observations, next_observations = self._with_noise(
-            self.observations[batch_inds, rows], self.next_observations[batch_inds, rows]
-        )
-        not_timeout = 1 - self.timeouts[batch_inds, rows]
-        dones = (self.dones[batch_inds, rows] * not_timeout).reshape(-1, 1)
-        rewards = self._normalize_reward(self.rewards[batch_inds, rows].reshape(-1, 1), env)
+        copies = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
+        observations, next_observations = self.feature_major(batch_inds, copies, env).t().split(len(batch_inds))
+        dones = self.dones[batch_inds, copies] * (1 - self.timeouts[batch_inds, copies])
+        rewards = self._normalize_reward(self.rewards[batch_inds, copies].reshape(-1, 1), env)
         return ReplayBufferSamples(
-            self._observations(observations, env),
-            self.to_torch(self.actions[batch_inds, rows]),
-            self._observations(next_observations, env),
-            self.to_torch(dones),
+            observations,
+            self.to_torch(self.actions[batch_inds, copies]),
+            next_observations,
+            self.to_torch(dones.reshape(-1, 1)),
             self.to_torch(rewards),
         )
 
-    def _with_noise(self, *batches: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Turn real features ``(batch, n_real)`` into observations, feature-major: ``(features, batch)``."""
-        n_real = self.noise_model.n_real
-        noisy = []
-        for index, real in enumerate(batches):
-            out = np.empty((self.n_features, len(real)), np.float32)
-            out[:n_real] = real.T
-            steps = np.arange(index * len(real), (index + 1) * len(real))
-            self.noise_model.draw(self.seed_of_noise, self.batches_drawn, steps, out[n_real:], Stream.REDRAWN)
-            if self.phase:
-                out = out[_permutation(self.permutation_seed, self.phase, self.n_features)]
-            noisy.append(out)
-        self.batches_drawn += 1
-        return noisy
+    def feature_major(
+        self, indices: NDArray[np.int64], copies: NDArray[np.int64], env: VecNormalize | None = None
+    ) -> th.Tensor:
+        """
+        Give observations and next observations of transitions.
 
-    def _observations(self, feature_major: NDArray[np.float32], env: VecNormalize | None) -> th.Tensor:
+        :param indices: which transitions, ``(batch,)``
+        :param copies: of which environment, ``(batch,)``
+        :param env: normalizes them
+        :return: contiguous float32 tensor of shape ``(features, 2 * batch)``, observations first
+        """
+        observations = self._with_noise(indices * self.n_envs + copies)
         if env is not None:
-            normalized = self._normalize_obs(feature_major.T, env)
+            normalized = self._normalize_obs(observations.T, env)
             assert isinstance(normalized, np.ndarray)
-            feature_major = np.ascontiguousarray(normalized.T, np.float32)
-        return self.to_torch(feature_major, copy=False).t()
+            observations = np.ascontiguousarray(normalized.T, np.float32)
+        return self.to_torch(observations, copy=False)
+
+    def _with_noise(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give observations and next observations ``(features, 2 * batch)`` of the transitions in rows of memory."""
+        follow_torch()  # the kernels below do not know PyTorch
+        n_real = self.noise_model.n_real
+        observations = np.empty((self.n_features, 2 * len(rows)), np.float32)
+        before, after = (memory.reshape(-1, n_real) for memory in (self.observations, self.next_observations))
+        gather(before, after, rows, observations[:n_real])
+        self._draw_noise(rows, observations[n_real:])
+        if self.permutation_seed is None:
+            return observations
+        phases, which = np.unique(self._phases(rows), return_inverse=True)
+        if not phases.any():
+            return observations
+        orders = np.stack([_permutation(self.permutation_seed, int(phase), self.n_features) for phase in phases])
+        shown = np.empty_like(observations)
+        reorder(observations, orders, np.tile(which, 2), shown)
+        return shown
+
+
+class RedrawnReplayBuffer(CompactReplayBuffer):
+    """
+    Replay under the ``redrawn`` protocol: fresh noise, in the present order, each time a transition is used.
+
+    This is what the published ANF code does (Grooten et al. 2023): there noise is drawn inside the networks' forward
+    pass, so an agent never learns from the same noise twice. Here a batch's noise is drawn once and shared by actor and
+    critics; in the authors' code each of them draws its own.
+
+    Noise is a function of the seed, the number of batches drawn so far and the column, so it needs no generator state.
+
+    :param args: see :class:`CompactReplayBuffer`
+    :param seed: of the noise that this buffer draws
+    :param kwargs: see :class:`CompactReplayBuffer`
+    """
+
+    def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seed_of_noise = seed
+        self.phase = 0
+        self.batches_drawn = 0
+
+    @classmethod
+    def kwargs_for(cls, env: VecEnv, seed: int = 0) -> dict[str, Any]:
+        """
+        Find the arguments that fit an environment.
+
+        :param env: see :meth:`CompactReplayBuffer.kwargs_for`
+        :param seed: of the noise that the buffer will draw
+        :return: ``replay_buffer_kwargs`` for a Stable-Baselines3 algorithm
+        """
+        return {**super().kwargs_for(env), "seed": seed}
+
+    def _remember(self, infos: list[dict[str, Any]], phases: list[int]) -> None:
+        # Copies of an environment reach a new phase one after the other; the newest is the one to learn for.
+        self.phase = max(phases)
+
+    def _draw_noise(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        self.noise_model.draw(
+            self.seed_of_noise, self.batches_drawn, np.arange(out.shape[1]), out=out, stream=Stream.REDRAWN
+        )
+        self.batches_drawn += 1
+
+    def _phases(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return np.full(len(rows), self.phase)
+
+
+class ObservedReplayBuffer(CompactReplayBuffer):
+    """
+    Replay under the ``observed`` protocol: the noise that was seen, in the order in which it was seen, bit for bit.
+
+    Batches are those of Stable-Baselines3's ``ReplayBuffer``, which stores all features. This one stores where each
+    observation's noise comes from, ``info["noise"]`` and ``info["phase"]``, and draws it again. (Stable-Baselines3
+    gives the last observation of an episode in :class:`VecNormalize` back after a detour, through normalization and its
+    inverse, which its own buffer stores rounded and clipped; here its noise is exact.)
+
+    :param args: see :class:`CompactReplayBuffer`
+    :param kwargs: see :class:`CompactReplayBuffer`
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        shape = (self.buffer_size, self.n_envs)
+        self.noise_seeds = np.zeros(shape, np.uint64)
+        self.episodes = np.zeros(shape, np.uint32)
+        self.steps = np.zeros(shape, np.uint32)
+        self.phases = np.zeros(shape if self.permutation_seed is not None else (0, self.n_envs), np.uint32)
+
+    def add(
+        self,
+        obs: NDArray[Any],
+        next_obs: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        done: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store the real features of a transition, and where its noise comes from.
+
+        :param obs: see :meth:`CompactReplayBuffer.add`, as for the other arguments
+        :param next_obs: next observations
+        :param action: actions
+        :param reward: rewards
+        :param done: whether episodes ended
+        :param infos: ``"noise"`` says where the noise of ``next_obs`` comes from
+        :raises ValueError: if the noise of the first transition is not what the noise model draws
+        """
+        is_first = self.pos == 0 and not self.full
+        super().add(obs, next_obs, action, reward, done, infos)
+        if is_first:
+            self._check(obs, next_obs, done)
+
+    def _check(self, obs: NDArray[Any], next_obs: NDArray[Any], done: NDArray[Any]) -> None:
+        """Check that the first transition can be drawn again: not all wrappers have a name to know them by."""
+        again = self._with_noise(np.arange(self.n_envs)).T.reshape(2, self.n_envs, -1)
+        going_on = ~np.asarray(done, np.bool_)  # what VecNormalize says of an episode's end is rounded
+        if not np.array_equal(again[:, going_on], np.stack([obs, next_obs]).astype(np.float32)[:, going_on]):
+            raise ValueError(
+                "The noise that was observed is not what the noise model draws: something above NoiseFeatures changes "
+                "observations, or the environment's copies differ. Use Stable-Baselines3's own ReplayBuffer here."
+            )
+
+    def _remember(self, infos: list[dict[str, Any]], phases: list[int]) -> None:
+        places = [info["noise"] for info in infos]
+        self.noise_seeds[self.pos] = [place["seed"] for place in places]
+        self.episodes[self.pos] = [place["episode"] for place in places]
+        self.steps[self.pos] = [place["step"] for place in places]
+        if self.permutation_seed is not None:
+            self.phases[self.pos] = phases
+
+    def _draw_noise(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        seeds, episodes, steps = (each.ravel()[rows] for each in (self.noise_seeds, self.episodes, self.steps))
+        # A transition lies within one episode.
+        before_and_after = np.concatenate([steps - np.uint32(1), steps])
+        self.noise_model.draw(np.tile(seeds, 2), np.tile(episodes, 2), before_and_after, out=out)
+
+    def _phases(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        phases: NDArray[Any] = self.phases.ravel()[rows]
+        return phases
 
 
 # Wrappers that may lie above the noise: they leave observations alone.
@@ -187,27 +320,50 @@ _HARMLESS = {
 }
 
 
-def _check_order(spec: EnvSpec | None) -> None:
+def obstacle(env: VecEnv) -> str | None:
+    """
+    Tell what keeps an environment's noise from being drawn again.
+
+    :param env: vectorised environment
+    :return: a sentence for the user; ``None`` if a :class:`CompactReplayBuffer` can be used
+    """
+    if not env.has_attr("noise_model"):
+        return (
+            "Noise can be drawn again only in environments with noise features, such as HalfCheetah-noise98: use the "
+            "`observed` protocol, with Stable-Baselines3's own ReplayBuffer, here."
+        )
+    model: NoiseModel = env.get_attr("noise_model", 0)[0]
+    if env.observation_space.shape != (model.n_real + model.n_noise,):
+        return (
+            f"The noise model makes {model.n_real + model.n_noise} features, but observations have shape "
+            f"{env.observation_space.shape}: what is above NoiseFeatures must leave observations alone."
+        )
+    return _obstacle_in(env.get_attr("spec", 0)[0])
+
+
+def _obstacle_in(spec: EnvSpec | None) -> str | None:
     """Check that what lies above the noise is at most one permutation, and wrappers that leave observations alone."""
     if spec is None:  # made without an id: there is nothing to check it by
-        return
+        return None
     wrappers = [wrapper.name for wrapper in spec.additional_wrappers]
     above = wrappers[wrappers.index("NoiseFeatures") + 1 :]
     changing = [name for name in above if name not in _HARMLESS]
     if changing not in ([], ["PermuteFeatures"]):
-        raise ValueError(
-            f"Redrawn noise would miss what {changing[-1]} does to observations above NoiseFeatures: put it below, or "
-            "use the `observed` protocol (Stable-Baselines3's own ReplayBuffer)."
+        return (
+            f"Noise that is drawn again would miss what {changing[-1]} does to observations above NoiseFeatures: put "
+            "it below, or use the `observed` protocol, with Stable-Baselines3's own ReplayBuffer."
         )
     if "PermuteFeatures" in wrappers[: wrappers.index("NoiseFeatures")]:
-        raise ValueError("Redrawn noise needs PermuteFeatures above NoiseFeatures: swap the two wrappers.")
+        return "To draw noise again, PermuteFeatures must be above NoiseFeatures: swap the two wrappers."
+    return None
 
 
-@lru_cache(maxsize=4)
+# The observed protocol needs the orders of all phases that are in memory.
+@lru_cache(maxsize=1024)
 def _permutation(seed: int | None, phase: int, n: int) -> NDArray[np.int64]:
     return permutation_at(seed or 0, phase, n)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _inverse_permutation(seed: int | None, phase: int, n: int) -> NDArray[np.int64]:
     return np.argsort(_permutation(seed, phase, n))

@@ -4,6 +4,7 @@ import torch
 
 from sparse_rl.kernels.blocks import Block, split
 from sparse_rl.kernels.linear import finish, numba_linear, scatter_linear, sddmm, spmm, spmm_transposed
+from sparse_rl.kernels.threads import follow_torch
 from sparse_rl.names import unknown
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "check",
     "choose",
     "finish",
+    "follow_torch",
     "numba_linear",
     "scatter_linear",
     "sddmm",
