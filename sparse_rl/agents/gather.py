@@ -4,8 +4,8 @@ from typing import Any
 
 from numba import njit, prange
 
-# A tile's 16 floats are a cache line on either side, the one that is read and the one that is written.
-_TILE = 16
+# 16 floats are a cache line. A tile's lines, on either side, stay in the first-level cache.
+_ROWS, _FEATURES = 32, 16
 
 
 @njit(parallel=True, cache=True)
@@ -13,7 +13,7 @@ def gather(first: Any, second: Any, rows: Any, out: Any) -> None:
     """
     Turn rows of two arrays into columns of one: ``out[:, b] = first[rows[b]]``, ``out[:, n + b] = second[rows[b]]``.
 
-    A thread takes 16 rows at a time and walks along them, as the hardware likes to fetch them.
+    A thread takes some rows at a time and walks along them, as the hardware likes to fetch them.
 
     :param first: ``(size, features)``
     :param second: of the same shape and type
@@ -21,15 +21,16 @@ def gather(first: Any, second: Any, rows: Any, out: Any) -> None:
     :param out: float32 ``(features, 2 * n)``
     """
     features, n = len(out), len(rows)
-    tiles = (n + _TILE - 1) // _TILE
-    for tile in prange(2 * tiles):
-        source, offset = (first, 0) if tile < tiles else (second, n)
-        start = _TILE * (tile % tiles)
-        stop = min(start + _TILE, n)
-        for block in range(0, features, _TILE):
-            for feature in range(block, min(block + _TILE, features)):
-                for b in range(start, stop):
-                    out[feature, offset + b] = source[rows[b], feature]
+    groups = (n + _ROWS - 1) // _ROWS
+    for group in prange(2 * groups):
+        source, offset = (first, 0) if group < groups else (second, n)
+        start = _ROWS * (group % groups)
+        for left in range(0, features, _FEATURES):
+            right = min(left + _FEATURES, features)
+            for b in range(start, min(start + _ROWS, n)):
+                row, column = source[rows[b], left:right], out[left:right, offset + b]
+                for feature in range(right - left):
+                    column[feature] = row[feature]
 
 
 @njit(parallel=True, cache=True)
