@@ -91,6 +91,39 @@ def test_it_says_where_and_what_next(run: Run) -> None:
     assert f"return {last.mean():.1f} +/- {last.std():.1f} over 2 episodes" in run.output
 
 
+def test_it_says_what_memory_the_replay_takes(run: Run) -> None:
+    assert f"replay buffer: 1,000,000 transitions of {ENV}, 48.0 MB (noise is redrawn, not stored)" in run.output
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--replay observed", "100 transitions of {env}, 0.0 MB (observed noise is regenerated, not stored)"),
+        ("--replay observed -params n_steps:2", "100 transitions of {env}, 0.0 MB (observed noise is stored)"),
+        ("--env InvertedPendulum-v5", "100 transitions of InvertedPendulum-v5, 0.0 MB"),
+    ],
+)
+def test_it_says_whether_noise_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, line: str
+) -> None:
+    train(f"--env {ENV} --seed 0 -n 20 --buffer-size 100 --eval-freq -1 {words} -f", tmp_path)
+    assert f"replay buffer: {line.format(env=ENV)}\n" in capsys.readouterr().out
+
+
+def test_a_replay_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparse_rl.training.experiment.available_memory", lambda: 48_000)
+    words = f"--env {ENV} --buffer-size 5000 --seed 0 --eval-freq -1"
+    assert train(f"{words} -n 2000 -f", tmp_path / "runs") == 2
+    assert capsys.readouterr().err == (
+        "error: 2,000 transitions in the replay buffer need 0.1 MB of memory, but 0.0 MB are available: give a "
+        "--buffer-size of at most 1000.\n"
+    )
+    assert not (tmp_path / "runs").exists()
+    assert train(f"{words} -n 20 -f", tmp_path / "runs") == 0  # memory that is never written to is never taken
+
+
 def test_evaluations_have_the_keys_of_the_zoo(run: Run) -> None:
     with np.load(run.folder / "evaluations.npz", allow_pickle=False) as evaluations:
         assert sorted(evaluations) == ["ep_lengths", "results", "timesteps"]

@@ -1,11 +1,14 @@
 """From a recipe to a learner: the one place where hyperparameters meet Stable-Baselines3."""
 
 import inspect
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -14,7 +17,8 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
 from sparse_rl.agents.checks import RUN_KEYS, InputError
-from sparse_rl.agents.replay import RedrawnReplayBuffer
+from sparse_rl.agents.memory import Footprint, nbytes
+from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.names import unknown
@@ -76,20 +80,73 @@ def make_model(
     policies = _SPARSE_POLICIES if "method" in hyperparameters else _DENSE_POLICIES
     arguments["policy_kwargs"] |= {key: hyperparameters[key] for key in _POLICY_KEYS if key in hyperparameters}
     arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
-    if hyperparameters["replay"] == "redrawn":
-        if arguments.get("n_steps", 1) > 1 or arguments.get("optimize_memory_usage"):
-            raise InputError("n_steps and optimize_memory_usage work with `--replay observed` only.")
-        arguments["replay_buffer_class"] = RedrawnReplayBuffer
-        own = RedrawnReplayBuffer.kwargs_for(vec_env, seed)
-        arguments["replay_buffer_kwargs"] = {**(arguments.get("replay_buffer_kwargs") or {}), **own}
+    buffer_class, buffer_kwargs = choose_replay(hyperparameters, vec_env, seed)
+    if not issubclass(buffer_class, NStepReplayBuffer):  # which the learner finds by itself
+        arguments |= {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": buffer_kwargs}
     try:
         th.empty(1, device="cpu" if device == "auto" else device)
     except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
         raise InputError(f"There is no device {device!r} here; give cpu or auto.") from error
-    try:
+    with _explained(), warnings.catch_warnings():
+        # It looks at the buffer's size, not at what a run will fill; see `Footprint.check`.
+        warnings.filterwarnings("ignore", "This system does not have apparently enough memory")
         return LEARNERS[learner](policies[learner], vec_env, seed=seed, device=device, **arguments)
+
+
+def choose_replay(
+    hyperparameters: Mapping[str, Any], vec_env: VecEnv, seed: int
+) -> tuple[type[ReplayBuffer], dict[str, Any]]:
+    """
+    Choose the replay buffer: one that draws noise again, where that is possible.
+
+    :param hyperparameters: a complete recipe, checked already
+    :param vec_env: the environment
+    :param seed: of the noise that will be drawn under the ``redrawn`` protocol
+    :return: its class, and its arguments besides those that every replay buffer has
+    :raises ValueError: if the ``redrawn`` protocol is asked for where it is not possible
+    """
+    given = dict(hyperparameters.get("replay_buffer_kwargs") or {})
+    n_steps = hyperparameters.get("n_steps", 1)
+    must_be_stock = n_steps > 1 or hyperparameters.get("optimize_memory_usage", False)
+    if hyperparameters["replay"] == "redrawn":
+        if must_be_stock:
+            raise InputError("n_steps and optimize_memory_usage work with `--replay observed` only.")
+        return RedrawnReplayBuffer, {**given, **RedrawnReplayBuffer.kwargs_for(vec_env, seed)}
+    if not must_be_stock and obstacle(vec_env) is None:
+        return ObservedReplayBuffer, {**given, **ObservedReplayBuffer.kwargs_for(vec_env)}
+    if n_steps > 1:
+        return NStepReplayBuffer, {**given, "n_steps": n_steps, "gamma": hyperparameters["gamma"]}
+    return ReplayBuffer, given
+
+
+def replay_footprint(hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> Footprint:
+    """
+    Find how much memory the replay buffer will take, without taking it.
+
+    :param hyperparameters: a complete recipe, checked already
+    :param vec_env: the environment
+    :return: the memory of a full replay buffer
+    :raises ValueError: if some hyperparameters do not fit together, or not to the environment
+    """
+    buffer_class, kwargs = choose_replay(hyperparameters, vec_env, seed=0)
+    n_envs = vec_env.num_envs
+    with _explained():
+        one = buffer_class(
+            n_envs, vec_env.observation_space, vec_env.action_space, "cpu", n_envs,
+            optimize_memory_usage=hyperparameters.get("optimize_memory_usage", False), **kwargs,
+        )  # fmt: skip
+    # All arrays of a buffer have a row for each step of all environments, as `one` has one.
+    rows = max(hyperparameters["buffer_size"] // n_envs, 1)
+    return Footprint(buffer_class, rows * n_envs, rows * nbytes(one))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what goes wrong while something is built into a sentence for the user."""
+    try:
+        yield
     except MemoryError as error:
-        raise InputError(f"There is not enough memory: {error} Give a smaller buffer_size.") from error
+        raise InputError(f"There is not enough memory: {error} Give a smaller --buffer-size.") from error
     except ValueError:  # says what is wrong in a sentence
         raise
     except Exception as error:  # Stable-Baselines3 and PyTorch find what no check here knows

@@ -90,6 +90,9 @@ def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-conf", "--conf-file", type=Path, metavar="FILE", help="your own recipe (YAML), on top of the built-in one"
     )
+    group.add_argument(
+        "--buffer-size", type=_whole, metavar="N", help="transitions in the replay buffer (from the recipe, or 1000000)"
+    )
     group.add_argument("--n-envs", type=_whole, metavar="N", help="copies of the environment (from the recipe, or 1)")
     group.add_argument(
         "--env-kwargs", nargs="+", default=[], action="extend", metavar="KEY:VALUE", help="arguments of the environment"

@@ -21,7 +21,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sparse_rl.agents.build import make_method, make_model
+from sparse_rl.agents.build import make_method, make_model, replay_footprint
+from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.envs import NonFiniteObservationError
 from sparse_rl.sb3 import TopologyCallback
@@ -61,6 +62,7 @@ class Experiment:
         self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
         self.eval_env: VecEnv | None = None
         try:
+            self._announce_replay()
             self.model: OffPolicyAlgorithm = make_model(
                 learner_of(plan.algo), self.hyperparameters, self.env, plan.seed, plan.device
             )
@@ -72,6 +74,12 @@ class Experiment:
 
     def _make_env(self, n_envs: int, seed: int) -> VecEnv:
         return make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs)
+
+    def _announce_replay(self) -> None:
+        """Say how much memory the replay buffer takes, or why that is too much, before it is taken."""
+        footprint = replay_footprint(self.hyperparameters, self.env)
+        footprint.check(self.hyperparameters["n_timesteps"], available_memory())
+        print(footprint.describe(self.plan.env, self.env.has_attr("noise_model")), flush=True)
 
     def close(self) -> None:
         """Close the environments; one whose process has died is closed already."""

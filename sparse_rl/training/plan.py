@@ -12,7 +12,7 @@ from sparse_rl.envs import EnvironmentId
 
 MAX_SEED = 2**31 - 1
 # Flags that change the key of the same name.
-RECIPE_FLAGS = ("n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "kernel", "replay")
+RECIPE_FLAGS = ("n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "kernel", "replay", "buffer_size")
 METHOD_FLAGS = ("drop_fraction", "update_interval")
 DEFAULTS: Mapping[str, Any] = {"n_envs": 1, "policy": "MlpPolicy", "eval_episodes": 5}
 
