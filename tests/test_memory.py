@@ -76,7 +76,8 @@ def test_what_does_not_fit_is_refused_with_what_does():
 
 
 def test_sizes_for_people():
-    assert [size(x) for x in (188e6, 139.2e9, 5e7, 4.8e6)] == ["0.2 GB", "139.2 GB", "0.1 GB", "4.8 MB"]
+    sizes = {188e6: "0.2 GB", 139.2e9: "139.2 GB", 5e7: "0.1 GB", 4.8e6: "4.8 MB", 48e3: "48.0 kB", 0: "0.0 kB"}
+    assert {x: size(x) for x in sizes} == sizes
 
 
 def test_a_description_says_what_becomes_of_the_noise():

@@ -98,9 +98,9 @@ def test_it_says_what_memory_the_replay_takes(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--replay observed", "100 transitions of {env}, 0.0 MB (observed noise is regenerated, not stored)"),
-        ("--replay observed -params n_steps:2", "100 transitions of {env}, 0.0 MB (observed noise is stored)"),
-        ("--env InvertedPendulum-v5", "100 transitions of InvertedPendulum-v5, 0.0 MB"),
+        ("--replay observed", "100 transitions of {env}, 6.4 kB (observed noise is regenerated, not stored)"),
+        ("--replay observed -params n_steps:2", "100 transitions of {env}, 33.6 kB (observed noise is stored)"),
+        ("--env InvertedPendulum-v5", "100 transitions of InvertedPendulum-v5, 8.0 kB"),
     ],
 )
 def test_it_says_whether_noise_is_stored(
@@ -117,7 +117,7 @@ def test_a_replay_that_does_not_fit_is_refused(
     words = f"--env {ENV} --buffer-size 5000 --seed 0 --eval-freq -1"
     assert train(f"{words} -n 2000 -f", tmp_path / "runs") == 2
     assert capsys.readouterr().err == (
-        "error: 2,000 transitions in the replay buffer need 0.1 MB of memory, but 0.0 MB are available: give a "
+        "error: 2,000 transitions in the replay buffer need 0.1 MB of memory, but 48.0 kB are available: give a "
         "--buffer-size of at most 1000.\n"
     )
     assert not (tmp_path / "runs").exists()

@@ -65,7 +65,8 @@ def size(nbytes: float) -> str:
     :param nbytes: for example ``188e6``
     :return: for example ``"0.2 GB"``
     """
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 5e7 else f"{nbytes / 1e6:.1f} MB"
+    unit, factor = next(((u, f) for u, f in (("GB", 1e9), ("MB", 1e6)) if nbytes >= f / 20), ("kB", 1e3))
+    return f"{nbytes / factor:.1f} {unit}"
 
 
 def nbytes(buffer: ReplayBuffer) -> int:

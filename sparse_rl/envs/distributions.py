@@ -107,8 +107,10 @@ class Histograms:
     def fill(self, out: NDArray[np.float32], stream: int, seeds: Counters, episodes: Counters, steps: Counters) -> None:
         """Fill ``out``, see :meth:`Distribution.fill`."""
         fill_uniform(out, stream, seeds, episodes, steps)
-        quantiles = _quantiles if out.shape[1] == 1 else _quantiles_of_columns
-        quantiles(out, self.edges, self.cumulative)
+        if out.shape[1] == 1:
+            _quantiles_of_column(out[:, 0], self.edges, self.cumulative)
+        else:
+            _quantiles_of_columns(out, self.edges, self.cumulative)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -133,18 +135,26 @@ def _quantiles_of_row(u: Any, edge: Any, below: Any) -> None:
         u[column] = edge[left] + place * (edge[right] - edge[left])
 
 
-@njit(cache=True, nogil=True)
-def _quantiles(out: Any, edges: Any, cumulative: Any) -> None:
-    """Let row i follow histogram ``i % d``, in the calling thread: made for a single column."""
-    for row in range(len(out)):
-        _quantiles_of_row(out[row], edges[row % len(edges)], cumulative[row % len(edges)])
-
-
 @njit(cache=True, nogil=True, parallel=True)
 def _quantiles_of_columns(out: Any, edges: Any, cumulative: Any) -> None:
-    """Let row i follow histogram ``i % d``, with all threads: made for many columns."""
+    """Let row i follow histogram ``i % d``: made for many columns, with all threads."""
     for row in prange(len(out)):
         _quantiles_of_row(out[row], edges[row % len(edges)], cumulative[row % len(edges)])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _quantiles_of_column(u: Any, edges: Any, cumulative: Any) -> None:
+    """Do the same with a single column, in the calling thread, as an environment's step needs it."""
+    one = np.uint32(1)
+    for row in range(u.size):
+        edge, below = edges[row % len(edges)], cumulative[row % len(edges)]
+        left, step = np.uint32(0), np.uint32(below.size >> 1)
+        while step > 0:
+            further = np.uint32(left + step)
+            left = further if below[further] <= u[row] else left
+            step >>= one
+        right = np.uint32(left + one)
+        u[row] = edge[left] + (u[row] - below[left]) / (below[right] - below[left]) * (edge[right] - edge[left])
 
 
 def marginals(spec: EnvSpec | None) -> Histograms:
