@@ -1,65 +1,181 @@
 """
-Time the kernels of a sparse input layer against a dense one, side by side.
+Time sparse layers against dense ones, against other packages, and against what this machine can give.
 
     python benchmarks/kernels.py --threads 1
 
-Prints, for each density, the time of a forward pass and of the gradient of the weights, as ratios to a dense layer's:
-below 1 is faster. `sparse_rl.kernels.CROSSOVER_DENSITY` was read off this table.
+For an input layer (256 x 850) and a hidden one (256 x 256), at several densities: the forward pass, the gradient of the
+weights and, where it is used, that of the input. Activations are feature-major: (features, batch). The bound is that of
+a loop which loads and multiplies and does nothing else, see _bound.py. `sparse_rl.kernels.CROSSOVER_DENSITY` was read
+off this table.
 """
 
-import argparse
-import platform
+import importlib.util
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 
 import torch
+from _bound import gflops
+from _report import Row, machine, parser, restart_with, spread, write
+from torch import Tensor
 
 from sparse_rl.nn import FeatureMajorMLP, SparseLinear
 from sparse_rl.topology import Topology
 
-
-def seconds(functions: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Take the best time of each function, in rounds, so that all meet the same machine."""
-    best = [float("inf")] * len(functions)
-    for _ in range(rounds):
-        for index, function in enumerate(functions):
-            start = time.perf_counter()
-            for _ in range(5):
-                function()
-            best[index] = min(best[index], (time.perf_counter() - start) / 5)
-    return best
+OPERATIONS = ("forward", "weight gradient", "input gradient")
+DENSE = "dense"
+Passes = tuple[Callable[[], object], ...]  # one function for each operation
 
 
-def passes(layer: torch.nn.Module, x: torch.Tensor, dy: torch.Tensor) -> list[Callable[[], object]]:
-    """Give the forward pass of a layer, and the gradient of its parameters."""
+def ours(layer: torch.nn.Module, x: Tensor, dy: Tensor) -> Passes:
+    """Give the passes of a layer, as the learners run it: bias included."""
     network = FeatureMajorMLP([layer])
     network.forward(x)
-    return [lambda: network.forward(x), lambda: network.backward(dy)]
+    return lambda: network.forward(x), lambda: network.backward(dy), lambda: network.input_gradient(dy)
+
+
+def masked(weight: Tensor, x: Tensor, dy: Tensor) -> Passes:
+    """Give the passes of a dense layer with a mask: as sparse training is usually simulated."""
+    mask = (weight != 0).float()
+    return (
+        lambda: torch.mm(weight * mask, x),
+        lambda: torch.mm(dy, x.t()).mul_(mask),
+        lambda: torch.mm((weight * mask).t(), dy),
+    )
+
+
+def torch_csr(weight: Tensor, x: Tensor, dy: Tensor) -> Passes:
+    """Give PyTorch's sparse products. The transposed weights are there already, which training would have to update."""
+    csr, transposed = weight.to_sparse_csr(), weight.t().contiguous().to_sparse_csr()
+    return (
+        lambda: torch.sparse.mm(csr, x),
+        lambda: torch.sparse.sampled_addmm(csr, dy, x.t(), beta=0),
+        lambda: torch.sparse.mm(transposed, dy),
+    )
+
+
+def sparselab(weight: Tensor, x: Tensor, dy: Tensor) -> Passes:
+    """Give the kernels below SparseLab's SparseLinear, without the changes of layout around them."""
+    import sparselab as package
+    from sparselab import _core
+
+    csr, transposed = package.PaddedCSR.from_dense(weight), package.PaddedCSR.from_dense(weight.t().contiguous())
+    return (
+        lambda: package.spmm(csr, x),
+        lambda: _core.spmm_grad_w_simd(csr, dy.numpy(), x.numpy()),
+        lambda: package.spmm(transposed, dy),
+    )
+
+
+def contenders(topology: Topology, x: Tensor, dy: Tensor) -> Mapping[str, Passes | str]:
+    """List what is timed, the reference first; a sentence stands for what cannot be."""
+    layer = SparseLinear(topology)
+    weight = layer.dense_weight()
+    result: dict[str, Passes | str] = {
+        DENSE: ours(layer.to_dense(), x, dy),
+        "masked dense": masked(weight, x, dy),
+        "numba": ours(SparseLinear(topology, kernel="numba"), x, dy),
+        "scatter": ours(SparseLinear(topology, kernel="scatter"), x, dy),
+        "torch CSR": torch_csr(weight, x, dy),
+        "SparseLab": "not installed",
+    }
+    if importlib.util.find_spec("sparselab") is not None:
+        result["SparseLab"] = sparselab(weight, x, dy)
+    return result
+
+
+def seconds(functions: Mapping[str, Callable[[], object]], rounds: int) -> Mapping[str, list[float] | str]:
+    """Time each function once in every round, so that all meet the same machine; a failure gives its reason."""
+    times: dict[str, list[float] | str] = {name: [] for name in functions}
+    for _ in range(rounds):
+        # Before it sleeps, the idle thread pool of a package with an OpenMP of its own spins for some milliseconds.
+        time.sleep(0.02)
+        for name, function in functions.items():
+            measured = times[name]
+            if isinstance(measured, str):
+                continue
+            try:
+                once = _per_call(function, 1)
+                measured.append(_per_call(function, max(1, min(50, int(0.002 / once)))))
+            except RuntimeError as error:
+                times[name] = str(error).splitlines()[0]
+    return times
+
+
+def _per_call(function: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls
+
+
+def compare(topology: Topology, batch: int, operation: int, rounds: int, bounds: Mapping[str, float]) -> list[Row]:
+    """Time one operation of one layer."""
+    (n_out, n_in), active = topology.shape, topology.active
+    x, dy = torch.randn(n_in, batch), torch.randn(n_out, batch)
+    every = contenders(topology, x, dy)
+    times = seconds({name: f[operation] for name, f in every.items() if not isinstance(f, str)}, rounds)
+    dense = times[DENSE]
+    rows: list[Row] = []
+    for name, passes in every.items():
+        where = {
+            "layer": f"{n_out} x {n_in}",
+            "operation": OPERATIONS[operation],
+            "density": round(topology.density, 3),
+        }
+        row: dict[str, object] = {**where, "kernel": name}
+        measured = times.get(name, str(passes))
+        if isinstance(measured, str):
+            rows.append({**row, "gap": measured})
+            continue
+        median, iqr = spread(measured)
+        row |= {"ms": 1e3 * median, "ms IQR": 1e3 * iqr}
+        row["of dense's time"], row["of dense's time, IQR"] = spread(
+            [a / b for a, b in zip(measured, dense, strict=True) if not isinstance(b, str)]
+        )
+        row["GFLOP/s"] = 2e-9 * batch * (n_out * n_in if name == DENSE else active) / median
+        for level, bound in bounds.items():
+            row[f"% of {level} bound"] = None if name == DENSE else 100 * float(str(row["GFLOP/s"])) / bound
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
-    """Read the command line, time, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--inputs", type=int, default=850)
-    parser.add_argument("--outputs", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=50)
-    args = parser.parse_args()
+    """Read the command line, time, write the table."""
+    flags = parser("kernels", __doc__ or "", threads=2, rounds=15)
+    flags.add_argument("--inputs", type=int, default=850, help="of the input layer; default: %(default)s")
+    flags.add_argument("--hidden", type=int, default=256, help="units of both layers; default: %(default)s")
+    flags.add_argument("--batch", type=int, default=256, help="default: %(default)s")
+    flags.add_argument("--densities", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1, 0.2, 0.3])
+    args = flags.parse_args()
+    restart_with(args.threads)
     torch.set_num_threads(args.threads)
-    x, dy = torch.randn(args.inputs, args.batch), torch.randn(args.outputs, args.batch)
-    print(f"{args.outputs} x {args.inputs}, batch {args.batch}, {args.threads} thread(s), torch {torch.__version__}")
-    print(f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}\n")
-    print("| density | forward: numba | forward: scatter | gradient: numba | gradient: scatter | dense, ms |")
-    print("|---:|---:|---:|---:|---:|---:|")
-    for density in (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5):
-        topology = Topology.random((args.outputs, args.inputs), round(density * args.outputs * args.inputs))
-        layers = [torch.nn.Linear(args.inputs, args.outputs)]
-        layers += [SparseLinear(topology, kernel=kernel) for kernel in ("numba", "scatter")]
-        times = seconds([f for layer in layers for f in passes(layer, x, dy)], args.rounds)
-        forward, backward = ([t / times[i] for t in times[i + 2 :: 2]] for i in (0, 1))
-        cells = [f"{ratio:.2f}" for ratio in (*forward, *backward)]
-        print(f"| {density} | {' | '.join(cells)} | {1e3 * times[0]:.2f} / {1e3 * times[1]:.2f} |")
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+
+    # Rows of 24 KB lie in L1 caches of 32 and of 48 KB; those of the input layer, as a rule, in L2.
+    sizes = {"L1": 24.0, "L2": args.inputs * args.batch * 4 / 1024}
+    counts = sorted({1, args.threads})
+    bounds = {level: {n: gflops(n, size) for n in counts} for level, size in sizes.items()}
+    rows: list[Row] = []
+    for n_in, operations in ((args.inputs, (0, 1)), (args.hidden, (0, 1, 2))):
+        for operation in operations:
+            for density in args.densities:
+                shape = (args.hidden, n_in)
+                topology = Topology.random(shape, max(1, round(density * shape[0] * shape[1])))
+                here = {level: bound[args.threads] for level, bound in bounds.items()}
+                rows += compare(topology, args.batch, operation, args.rounds, here)
+    notes = [
+        *machine(args.threads),
+        f"batch {args.batch}, feature-major; median and interquartile range of {args.rounds} interleaved rounds",
+        "GFLOP/s count active weights only, in dense layers all; `of dense's time`: below 1 is faster",
+        "`dense`, `numba` and `scatter` include the bias; SparseLab has SIMD code for ARM, elsewhere plain loops",
+        *(
+            f"bound, rows in {level} ({sizes[level]:.0f} KB): "
+            + ", ".join(f"{value:.0f} GFLOP/s with {n} thread(s)" for n, value in bound.items())
+            for level, bound in bounds.items()
+        ),
+    ]
+    write(args.out, f"kernels-{args.threads}", notes, rows)
 
 
 if __name__ == "__main__":
