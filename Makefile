@@ -20,5 +20,10 @@ test:
 slow:
 	pytest -m slow
 
+# A quarter of an hour on two quiet cores; `pip install -c constraints.txt -e '.[bench]'` first, for the other packages.
 bench:
-	python benchmarks/kernels.py
+	python benchmarks/kernels.py --threads 1
+	python benchmarks/kernels.py --threads 2
+	python benchmarks/throughput.py
+	python benchmarks/scaling.py
+	python benchmarks/memory.py

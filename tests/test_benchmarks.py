@@ -1,0 +1,70 @@
+"""The benchmarks run and write the columns that the documents speak of; what they measure here means nothing."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENV = "InvertedPendulum-noise50"
+TIMES = {"agent", "noise replayed", "steps/s", "ms/step", "ms/step IQR", "times SB3", "peak memory, MB"}
+
+
+def run(script: str, out: Path, table: str, *words: str | Path) -> list[dict[str, str]]:
+    command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--threads", "1", "--rounds", "2", "--out", out]
+    done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert table in done.stdout
+    assert (out / f"{table}.md").read_text().count("|") > 10
+    with (out / f"{table}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_kernels(tmp_path: Path) -> None:
+    small = ("--inputs", "60", "--hidden", "32", "--batch", "32", "--densities", "0.1")
+    rows = run("kernels", tmp_path, "kernels-1", *small)
+    assert {"ms", "ms IQR", "of dense's time", "GFLOP/s", "% of L1 bound", "% of L2 bound"} <= set(rows[0])
+    assert {row["kernel"] for row in rows if row["ms"]} >= {"dense", "masked dense", "numba", "scatter"}
+    assert {(row["layer"], row["operation"]) for row in rows} == {
+        ("32 x 60", "forward"),
+        ("32 x 60", "weight gradient"),
+        ("32 x 32", "forward"),
+        ("32 x 32", "weight gradient"),
+        ("32 x 32", "input gradient"),
+    }
+
+
+def test_throughput(tmp_path: Path) -> None:
+    words = ("--env", ENV, "--learners", "sac", "--replay", "redrawn", "--fill", "60", "--steps", "5")
+    rows = run("throughput", tmp_path, "throughput-sac", *words, "--only", "anf-sac, input layers 80 %")
+    assert set(rows[0]) >= TIMES
+    assert [row["noise replayed"] for row in rows] == ["as seen", "redrawn"]
+    assert all(float(row["ms/step"]) > 0 for row in rows)
+    assert float(rows[0]["times SB3"]) == 1
+    assert float(rows[1]["topology update, ms"]) > 0  # none came in so few steps; one was made
+
+
+@pytest.mark.slow
+def test_scaling(tmp_path: Path) -> None:
+    words = ("--env", "InvertedPendulum", "--noise", "0", "50", "90", "--fill", "60", "--steps", "5")
+    image = tmp_path / "scaling.png"
+    rows = run("scaling", tmp_path, "scaling", *words, "--image", image)
+    assert set(rows[0]) >= TIMES | {"noise, %", "features"}
+    with (tmp_path / "scaling-slopes.csv").open() as file:
+        slopes = list(csv.DictReader(file))
+    assert len(slopes) == 7  # SB3, and three agents in two protocols
+    assert all(row["us/step per feature"] and row["of SB3's"] for row in slopes)
+    assert image.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_memory(tmp_path: Path) -> None:
+    words = ("--env", ENV, "--weights-env", ENV, "--transitions", "200", "--steps", "2", "--batches", "2")
+    rows = run("memory", tmp_path, "memory-replay", *words)
+    assert [row["noise replayed"] for row in rows] == ["redrawn", "observed", "as seen"]
+    assert {"bytes/transition", "RSS full, MB", "ms/batch sampled", "steps/s"} <= set(rows[0])
+    with (tmp_path / "memory-weights.csv").open() as file:
+        weights = list(csv.DictReader(file))
+    assert {row["moments, bytes/weight"] for row in weights} == {"8.0"}
