@@ -103,7 +103,7 @@ def _measure(accumulators: int, threads: int, kilobytes: float, density: float) 
     run = _microkernel(accumulators)
     flops = 2.0 * columns.size * width * threads
     repeats = max(1, int(2e7 / (2.0 * columns.size * width)))
-    return 1e-9 * flops * repeats / best(lambda: run(x, columns, weights, out, repeats), 15)
+    return 1e-9 * flops * repeats / best(lambda: run(x, columns, weights, out, repeats), 200)
 
 
 def _aligned(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -175,6 +175,8 @@ def main() -> None:
             for level, bound in bounds.items()
         ),
     ]
+    if any(isinstance(share := row.get("% of L1 bound"), float) and share > 100 for row in rows):
+        notes.append("NOT VALID: a kernel exceeds its bound, so the machine was busy when that was measured")
     write(args.out, f"kernels-{args.threads}", notes, rows)
 
 

@@ -99,7 +99,7 @@ def main() -> None:
     flags.add_argument("--env", default="HalfCheetah", help="without noise; default: %(default)s")
     flags.add_argument("--noise", type=float, nargs="+", default=[0, 50, 80, 90, 95, 98, 99, 99.5], help="percentages")
     flags.add_argument("--replay", default="both", choices=["redrawn", "observed", "both"], help="for this project's")
-    flags.add_argument("--steps", type=int, default=100, help="in each turn; default: %(default)s")
+    flags.add_argument("--steps", type=int, default=60, help="in each turn; default: %(default)s")
     flags.add_argument("--fill", type=int, default=5_000, help="random transitions before; default: %(default)s")
     flags.add_argument("--image", type=Path, default=ROOT / "docs" / "images" / "scaling.png")
     args = flags.parse_args()
