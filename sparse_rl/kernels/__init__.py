@@ -2,24 +2,40 @@
 
 import torch
 
-from sparse_rl.kernels.blocks import Block, split
-from sparse_rl.kernels.linear import finish, numba_linear, scatter_linear, sddmm, spmm, spmm_transposed
-from sparse_rl.kernels.threads import follow_torch
+from sparse_rl.kernels.linear import (
+    empty_activations,
+    numba_linear,
+    scatter_linear,
+    sddmm,
+    spmm,
+    spmm_transposed,
+    whole_rows,
+    with_contiguous_rows,
+)
+from sparse_rl.kernels.network import LEVEL, backward, forward
+from sparse_rl.kernels.patterns import Pattern, split
+from sparse_rl.kernels.threads import follow_torch, kernels_only
 from sparse_rl.names import unknown
 
 __all__ = [
     "KERNELS",
-    "Block",
+    "LEVEL",
+    "Pattern",
+    "backward",
     "check",
     "choose",
-    "finish",
+    "empty_activations",
     "follow_torch",
+    "forward",
+    "kernels_only",
     "numba_linear",
     "scatter_linear",
     "sddmm",
     "split",
     "spmm",
     "spmm_transposed",
+    "whole_rows",
+    "with_contiguous_rows",
 ]
 
 KERNELS = ("numba", "scatter")

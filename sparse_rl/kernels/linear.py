@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparse_rl.kernels import numba_kernel
-from sparse_rl.kernels.blocks import Block
+from sparse_rl.kernels import sparse
+from sparse_rl.kernels.network import PAIR, padded
+from sparse_rl.kernels.patterns import Pattern
 from sparse_rl.kernels.threads import follow_torch
 
 
@@ -33,131 +35,187 @@ def scatter_linear(
     return y
 
 
-def numba_linear(
-    inputs: Sequence[Tensor], values: Tensor, bias: Tensor | None, columns: Tensor, blocks: Sequence[Block]
-) -> Tensor:
+def numba_linear(inputs: Sequence[Tensor], values: Tensor, bias: Tensor | None, patterns: Sequence[Pattern]) -> Tensor:
     """
     Multiply with the active weights only, on the CPU.
 
-    Inputs may have any strides, but a feature-major one (``x.t()`` contiguous) is used as it is, and any other is
-    copied into that layout first. The result is feature-major, as the next sparse layer wants it; matrix products of
-    dense layers take either layout.
+    Inputs may have any strides, but a feature-major one (the columns of ``x`` contiguous) is used as it is, and any
+    other is copied into that layout first. The result is feature-major, as the next sparse layer wants it; matrix
+    products of dense layers take either layout.
 
     :param inputs: blocks of input features, each of shape ``(batch, width)``, in the order of the columns
     :param values: the active weights, of shape ``(active,)``
     :param bias: of shape ``(out_features,)``, or ``None``
-    :param columns: input feature of each active weight, int32 of shape ``(active,)``
-    :param blocks: where each block's weights lie, see :func:`sparse_rl.kernels.blocks.split`
+    :param patterns: where each block's weights lie, see :func:`sparse_rl.kernels.split`
     :return: tensor of shape ``(batch, out_features)``
     """
-    return _NumbaLinear.apply(values, bias, columns, tuple(blocks), *inputs)  # type: ignore[no-any-return, no-untyped-call]
+    return _NumbaLinear.apply(values, bias, tuple(patterns), *inputs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _NumbaLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, bias: Tensor | None, columns: Tensor, blocks: tuple[Block, ...], *inputs: Tensor
+        ctx: Any, values: Tensor, bias: Tensor | None, patterns: tuple[Pattern, ...], *inputs: Tensor
     ) -> Tensor:
-        feature_major = [x.detach().t().contiguous() for x in inputs]
-        ctx.blocks = blocks
-        ctx.save_for_backward(values, columns, *feature_major)
-        return spmm(feature_major, values, bias, columns, blocks).t()
+        feature_major = [with_contiguous_rows(x.detach().t()) for x in inputs]
+        ctx.patterns = patterns
+        ctx.save_for_backward(values, *feature_major)
+        return spmm(feature_major, values, bias, patterns).t()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, columns, *inputs = ctx.saved_tensors
-        needs_values, needs_bias, _, _, *needs_inputs = ctx.needs_input_grad
-        dy = grad.t().contiguous()
+        values, *inputs = ctx.saved_tensors
+        needs_values, needs_bias, _, *needs_inputs = ctx.needs_input_grad
+        dy = with_contiguous_rows(grad.t())
         return (
-            sddmm(dy, inputs, values, columns, ctx.blocks) if needs_values else None,
+            sddmm(dy, inputs, torch.empty_like(values), ctx.patterns) if needs_values else None,
             dy.sum(1) if needs_bias else None,
             None,
-            None,
             *(
-                spmm_transposed(dy, values, columns, block).t() if needed else None
-                for block, needed in zip(ctx.blocks, needs_inputs, strict=True)
+                spmm_transposed(dy, values, pattern).t() if needed else None
+                for pattern, needed in zip(ctx.patterns, needs_inputs, strict=True)
             ),
         )
+
+
+def empty_activations(features: int, batch: int, like: Tensor) -> Tensor:
+    """
+    Reserve feature-major activations whose rows lie as is good for the cache: see :func:`padded`.
+
+    :param features: number of rows
+    :param batch: number of columns
+    :param like: a tensor that says dtype and device
+    :return: tensor of shape ``(features, batch)``, of arbitrary content
+    """
+    stride = padded.py_func(batch, like.element_size())
+    pair = PAIR // like.element_size()
+    memory = torch.empty(features * stride + pair, dtype=like.dtype, device=like.device)
+    start = -memory.data_ptr() % PAIR // like.element_size()
+    return memory.as_strided((features, batch), (stride, 1), start)
+
+
+def whole_rows(x: Tensor) -> Tensor:
+    """
+    Show the activations of :func:`empty_activations` together with what lies between their rows.
+
+    :param x: tensor of shape ``(features, batch)``
+    :return: contiguous tensor of shape ``(features, stride)``, whose first columns are the activations
+    """
+    return x.as_strided((x.shape[0], x.stride(0)), (x.stride(0), 1), x.storage_offset())
 
 
 def spmm(
     inputs: Sequence[Tensor],
     values: Tensor,
     bias: Tensor | None,
-    columns: Tensor,
-    blocks: Sequence[Block],
+    patterns: Sequence[Pattern],
     relu: bool = False,
 ) -> Tensor:
     """
     Compute ``W x + b``, or its positive part, with feature-major activations.
 
-    :param inputs: blocks of input features, each contiguous, of shape ``(width, batch)``
+    :param inputs: blocks of input features, each of shape ``(groups * width, batch)``; rows that are not contiguous
+        are copied
     :param values: the active weights, of shape ``(active,)``
-    :param bias: of shape ``(out_features,)``, or ``None``
-    :param columns: input feature of each active weight, int32 of shape ``(active,)``
-    :param blocks: where each block's weights lie
+    :param bias: of shape ``(rows,)``, or ``None``
+    :param patterns: where each block's weights lie
     :param relu: whether to apply ReLU
-    :return: tensor of shape ``(out_features, batch)``
+    :return: tensor of shape ``(rows, batch)``
     """
-    follow_torch()
-    y = values.new_zeros(blocks[0].starts.size, inputs[0].shape[1])
     weights = values.detach().numpy()
-    for block, x in zip(blocks, inputs, strict=True):
-        numba_kernel.spmm(block.starts, block.stops, columns.numpy(), block.offset, weights, x.numpy(), y.numpy())
-    return finish(y, bias, relu)
-
-
-def finish(y: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    """
-    Add the bias and apply ReLU, in place.
-
-    :param y: feature-major activations on the CPU, contiguous, of shape ``(out_features, batch)``
-    :param bias: of shape ``(out_features,)``, or ``None``
-    :param relu: whether to apply ReLU
-    :return: ``y``
-    """
-    if bias is not None:
-        numba_kernel.add_bias_and_clip(y.numpy(), bias.detach().numpy(), relu)
-    elif relu:
-        y.clamp_(min=0)
+    shift = weights[:0] if bias is None else bias.detach().numpy()
+    n_rows, n_batch = patterns[0].rows, inputs[0].shape[1]
+    if n_batch == 1 and patterns[0].groups == 1:
+        return _spmv(inputs, weights, bias, patterns, relu)
+    y = empty_activations(n_rows, n_batch, values)
+    for index, (pattern, x) in enumerate(zip(patterns, inputs, strict=True)):
+        is_last = index == len(patterns) - 1
+        _multiply(pattern, weights, shift, x, y, add=index > 0, relu=relu and is_last)
     return y
 
 
-def sddmm(dy: Tensor, inputs: Sequence[Tensor], values: Tensor, columns: Tensor, blocks: Sequence[Block]) -> Tensor:
+def _spmv(
+    inputs: Sequence[Tensor], weights: Any, bias: Tensor | None, patterns: Sequence[Pattern], relu: bool
+) -> Tensor:
+    """Multiply with a batch of one: not worth a second thread."""
+    y = inputs[0].new_zeros(patterns[0].rows, 1) if bias is None else bias.detach().clone()[:, None]
+    for index, (pattern, x) in enumerate(zip(patterns, inputs, strict=True)):
+        _check(pattern, x, y)
+        is_last = index == len(patterns) - 1
+        sparse.multiply_vector(
+            pattern.pointers[0], pattern.pointers[-1], pattern.columns, pattern.offset, weights,
+            x.flatten().numpy(), y.view(-1).numpy(), relu and is_last,
+        )  # fmt: skip
+    return y
+
+
+def _multiply(pattern: Pattern, weights: Any, bias: Any, x: Tensor, y: Tensor, add: bool, relu: bool) -> None:
+    _check(pattern, x, y)
+    x = with_contiguous_rows(x)
+    sparse.multiply(
+        pattern.pointers, pattern.columns, pattern.offset, pattern.groups, weights, bias,
+        x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[1], add, relu, 0, 0, follow_torch(),
+    )  # fmt: skip
+
+
+def sddmm(dy: Tensor, inputs: Sequence[Tensor], out: Tensor, patterns: Sequence[Pattern]) -> Tensor:
     """
     Compute the gradient of the active weights, and of no others.
 
-    :param dy: gradient of the output, contiguous, of shape ``(out_features, batch)``
-    :param inputs: the blocks of input features of the forward pass, each of shape ``(width, batch)``
-    :param values: the active weights: shape and dtype of the result
-    :param columns: input feature of each active weight, int32 of shape ``(active,)``
-    :param blocks: where each block's weights lie
-    :return: tensor of shape ``(active,)``
+    :param dy: gradient of the output, of shape ``(rows, batch)``
+    :param inputs: the blocks of input features of the forward pass, each of shape ``(groups * width, batch)``
+    :param out: where to write it, contiguous, of shape ``(active,)``
+    :param patterns: where each block's weights lie
+    :return: ``out``
     """
-    follow_torch()
-    gradient = torch.empty_like(values, requires_grad=False)
-    for block, x in zip(blocks, inputs, strict=True):
-        numba_kernel.sddmm(
-            block.starts, block.stops, columns.numpy(), block.offset, dy.numpy(), x.numpy(), gradient.numpy()
-        )
-    return gradient
+    if dy.shape[1] == 0:
+        return out.zero_()
+    threads = follow_torch()
+    dy = with_contiguous_rows(dy)
+    for pattern, x in zip(patterns, inputs, strict=True):
+        _check(pattern, x, dy)
+        x = with_contiguous_rows(x)
+        sparse.sample(
+            pattern.pointers, pattern.columns, pattern.offset, pattern.groups,
+            dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0), x.shape[0], x.shape[1], out.numpy(), threads,
+        )  # fmt: skip
+    return out
 
 
-def spmm_transposed(dy: Tensor, values: Tensor, columns: Tensor, block: Block) -> Tensor:
+def spmm_transposed(dy: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
     """
     Compute the gradient of one block of input features.
 
-    :param dy: gradient of the output, contiguous, of shape ``(out_features, batch)``
+    :param dy: gradient of the output, of shape ``(rows, batch)``
     :param values: the active weights, of shape ``(active,)``
-    :param columns: input feature of each active weight, int32 of shape ``(active,)``
-    :param block: where the block's weights lie
-    :return: tensor of shape ``(width, batch)``
+    :param pattern: where the block's weights lie
+    :return: tensor of shape ``(groups * width, batch)``
     """
-    follow_torch()
-    dx = dy.new_zeros(block.width, dy.shape[1])
-    weights = values.detach().numpy()
-    numba_kernel.spmm_transposed(
-        block.starts, block.stops, columns.numpy(), block.offset, weights, dy.numpy(), dx.numpy()
-    )
+    transposed, order = pattern.transposed
+    weights = np.take(values.detach().numpy(), order)
+    dx = empty_activations(transposed.rows, dy.shape[1], values)
+    _multiply(transposed, weights, weights[:0], dy, dx, add=False, relu=False)
     return dx
+
+
+def _check(pattern: Pattern, x: Tensor, y: Tensor) -> None:
+    """Check what the kernels rely on: with other shapes they would read out of bounds."""
+    expected = (pattern.groups * pattern.width, y.shape[1])
+    if x.shape != expected or y.shape[0] != pattern.rows or x.dtype != y.dtype:
+        raise ValueError(
+            f"Expected {expected[0]} inputs and {pattern.rows} outputs of one batch size and dtype, "
+            f"not {tuple(x.shape)} {x.dtype} and {tuple(y.shape)} {y.dtype}."
+        )
+
+
+def with_contiguous_rows(x: Tensor) -> Tensor:
+    """
+    Give activations in the layout of the kernels, copied only if they are in another.
+
+    :param x: activations, of shape ``(features, batch)``
+    :return: the same, each row contiguous
+    """
+    if x.stride(1) == 1 or x.shape[1] == 1:
+        return x
+    return empty_activations(x.shape[0], x.shape[1], x).copy_(x)

@@ -1,12 +1,24 @@
-"""Numba and PyTorch share the cores: one thread count, PyTorch's, governs both."""
+"""
+Numba and PyTorch share the cores: one thread count, PyTorch's, governs both.
+
+Both start threads that wait for work by spinning. That is right as long as they are the same threads. But current
+wheels of Numba and PyTorch each bring an OpenMP runtime of their own into the process, and while the threads of one
+compute, those of the other spin on the same cores: everything takes twice as long. So only one of them uses more than
+one thread at a time: Numba in whole passes over a network (:func:`kernels_only`), PyTorch otherwise.
+"""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numba
 import numpy as np
 import torch
 from numba.core import config
 from numpy.typing import NDArray
+
+_given_to_kernels = 0
 
 
 @numba.njit(parallel=True, cache=True)
@@ -17,16 +29,58 @@ def _touch(a: NDArray[np.float64]) -> None:
 
 @functools.cache
 def _start_thread_pool() -> None:
-    # Numba's first parallel launch calls omp_set_num_threads() with its own count, and PyTorch, which uses the same
+    # Numba's first parallel launch calls omp_set_num_threads() with its own count, and PyTorch, if it uses the same
     # OpenMP runtime, would follow it (https://github.com/numba/numba/issues/9387).
     count = torch.get_num_threads()
     _touch(np.zeros(2))
     torch.set_num_threads(count)
 
 
-def follow_torch() -> None:
-    """Let numba kernels use as many threads as ``torch.get_num_threads()`` allows, and leave PyTorch's count alone."""
+@functools.cache
+def _share_a_runtime() -> bool:
+    """Tell whether Numba's threads are PyTorch's; where that cannot be found out, it is taken that they are not."""
+    maps = Path("/proc/self/maps")
+    if vars(numba)["threading_layer"]() != "omp" or not maps.exists():
+        return False
+    paths = {line.split()[-1] for line in maps.read_text().splitlines() if "/" in line}
+    return sum("libgomp" in Path(path).name or "libiomp" in Path(path).name for path in paths) == 1
+
+
+@contextmanager
+def kernels_only() -> Iterator[None]:
+    """Give PyTorch's threads to the kernels, and leave one to PyTorch's own operators."""
+    global _given_to_kernels
+    if _given_to_kernels:
+        yield
+        return
     _start_thread_pool()
-    count = min(torch.get_num_threads(), vars(config)["NUMBA_NUM_THREADS"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _given_to_kernels = _set(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _given_to_kernels = 0
+
+
+def follow_torch() -> int:
+    """
+    Let numba kernels use as many threads as ``torch.get_num_threads()`` allows, and leave PyTorch's count alone.
+
+    Among PyTorch's own operators that is one thread, unless both use the same ones; within :func:`kernels_only` it is
+    all of them.
+
+    :return: how many these are
+    """
+    if _given_to_kernels:
+        return _given_to_kernels
+    _start_thread_pool()
+    return _set(torch.get_num_threads() if _share_a_runtime() else 1)
+
+
+def _set(wanted: int) -> int:
+    count: int = min(wanted, vars(config)["NUMBA_NUM_THREADS"])
     if numba.get_num_threads() != count:
         numba.set_num_threads(count)
+    return count

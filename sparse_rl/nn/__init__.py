@@ -1,8 +1,9 @@
 """Layers that store only their active weights."""
 
+from sparse_rl.nn.levels import Stack
 from sparse_rl.nn.mlp import FeatureMajorMLP
 from sparse_rl.nn.rewiring import rewire_layer
 from sparse_rl.nn.sparse_linear import SparseLinear
 from sparse_rl.nn.sparsify import sparse_layers, sparsify
 
-__all__ = ["FeatureMajorMLP", "SparseLinear", "rewire_layer", "sparse_layers", "sparsify"]
+__all__ = ["FeatureMajorMLP", "SparseLinear", "Stack", "rewire_layer", "sparse_layers", "sparsify"]

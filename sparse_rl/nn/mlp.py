@@ -1,72 +1,95 @@
 """
-A multi-layer perceptron in feature-major layout, with a hand-written backward pass.
+Multi-layer perceptrons in feature-major layout, with a hand-written backward pass.
 
-For networks as small as those of continuous control, automatic differentiation and layout changes cost as much as the
-arithmetic. Here activations are ``(features, batch)`` throughout, as the sparse kernels want them; gradients are
-computed for what is asked for and nothing else; and they are written to ``.grad``, where any optimizer finds them.
+For networks as small as those of continuous control, automatic differentiation, layout changes and Python itself cost
+as much as the arithmetic. Here activations are ``(features, batch)`` throughout, as the sparse kernels want them; a
+pass over all layers is one call of a compiled function; gradients are computed for what is asked for and nothing else;
+and they are written to ``.grad``, where any optimizer finds them.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sparse_rl import kernels
+from sparse_rl.nn.levels import Level, Stack, make_level
 from sparse_rl.nn.sparse_linear import SparseLinear
+
+_LIKE: dict[torch.dtype, Any] = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
 
 
 class FeatureMajorMLP:
     """
-    Run the layers of an existing network forward and backward, sharing its parameters.
+    Run the layers of one or several existing networks forward and backward, sharing their parameters.
 
-    :param layers: alternating linear layers (dense or sparse) and ``nn.ReLU``, with or without a ReLU at the end
+    Several networks of the same shape, as the critics of SAC and TD3, read the same inputs and run as one: each level
+    is one product instead of one for each network. Their outputs follow each other. For that their parameters become
+    views of common tensors; they stay the same ``nn.Parameter`` objects, with the same values.
+
+    :param networks: for each network alternating linear layers (dense or sparse) and ``nn.ReLU``, with or without a
+        ReLU at the end
+    :param heads: linear layers that all read the output of a single network, and whose outputs follow each other
     :raises ValueError: if there is another kind of layer among them; see :meth:`supports`
     """
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        if not self.supports(layers):
-            raise ValueError(
-                f"Expected linear layers with ReLU between them, not {[type(m).__name__ for m in layers]}."
-            )
-        self._layers = [_wrap(layer) for layer in layers[::2]]
-        self._relu_last = len(layers) % 2 == 0
-        self._activations: list[Sequence[Tensor]] = []
+    def __init__(self, *networks: Sequence[nn.Module], heads: Sequence[nn.Module] = ()) -> None:
+        if not self.supports(*networks, heads=heads):
+            names = [[type(layer).__name__ for layer in network] for network in (*networks, heads)]
+            raise ValueError(f"Expected linear layers with ReLU between them, the same in all networks, not {names}.")
+        by_level = list(zip(*(network[::2] for network in networks), strict=True))
+        self._levels = [make_level(layers, shares_input=index == 0) for index, layers in enumerate(by_level)]
+        n_relus = len(networks[0]) // 2
+        if heads:
+            self._levels.append(make_level(heads, shares_input=True))
+        self._has_relu = [index < n_relus for index in range(len(self._levels))]
+        self._dtype = self._levels[0].stacks[0].tensor.dtype
+        self._programs: dict[tuple[object, ...], _Program] = {}
+        self._remembered: tuple[_Program, Sequence[Tensor]] | None = None
 
     @staticmethod
-    def supports(layers: Sequence[nn.Module]) -> bool:
+    def supports(*networks: Sequence[nn.Module], heads: Sequence[nn.Module] = ()) -> bool:
         """
         Tell whether these layers can be run here.
 
-        :param layers: the layers of a network, in order
-        :return: whether they are linear layers on the CPU with ReLU between them
+        :param networks: the layers of each network, in order
+        :param heads: layers on top of a single network
+        :return: whether they are linear layers on the CPU with ReLU between them, alike in all networks
         """
+        linears = [layer for network in networks for layer in network[::2]] + list(heads)
+        relus = [layer for network in networks for layer in network[1::2]]
+        if not networks or not all(networks) or any(type(layer) is not nn.ReLU for layer in relus):
+            return False
         # Not their subclasses: these may compute something else.
-        linear = all(type(layer) in (nn.Linear, SparseLinear) for layer in layers[::2])
-        relu = all(type(layer) is nn.ReLU for layer in layers[1::2])
-        on_cpu = all(p.device.type == "cpu" for layer in layers for p in layer.parameters())
-        return bool(layers) and linear and relu and on_cpu
+        if not all(type(layer) in (nn.Linear, SparseLinear) and _is_supported(layer) for layer in linears):
+            return False
+        shapes = [[_signature(layer) for layer in network[::2]] + [len(network)] for network in networks]
+        heads_fit = not heads or (len(networks) == 1 and len(networks[0]) % 2 == 0)
+        return heads_fit and len({_signature(head) for head in heads}) <= 1 and shapes.count(shapes[0]) == len(shapes)
+
+    @property
+    def stacks(self) -> list[Stack]:
+        """All parameters, those of a level's layers as one tensor."""
+        return [stack for level in self._levels for stack in level.stacks]
 
     @torch.no_grad()
     def forward(self, *inputs: Tensor, remember: bool = True) -> Tensor:
         """
         Compute the output.
 
-        :param inputs: blocks of input features, each contiguous, of shape ``(width, batch)``
+        :param inputs: one or two blocks of input features, each of shape ``(width, batch)``
         :param remember: keep the activations for :meth:`backward`
-        :return: tensor of shape ``(out_features, batch)``
-        :raises ValueError: if the blocks have several batch sizes
+        :return: tensor of shape ``(out_features, batch)``; the outputs of several networks, or heads, follow each other
+        :raises ValueError: if the blocks have several batch sizes, or their widths do not add up
         """
-        if len({x.shape[1] for x in inputs}) != 1:
-            raise ValueError(f"Expected blocks with one batch size, not {[tuple(x.shape) for x in inputs]}.")
-        activations: list[Sequence[Tensor]] = []
-        x: Sequence[Tensor] = inputs
-        for index, layer in enumerate(self._layers):
-            activations.append(x)
-            x = (layer.forward(x, relu=index < len(self._layers) - 1 or self._relu_last),)
+        inputs = tuple(kernels.with_contiguous_rows(x) for x in inputs)
+        program = self._program(inputs, remember)
+        output = program.run_forward(inputs)
         if remember:
-            self._activations = [*activations, x]
-        return x[0]
+            self._remembered = program, inputs
+        return output
 
     @torch.no_grad()
     def backward(self, dy: Tensor) -> None:
@@ -75,136 +98,127 @@ class FeatureMajorMLP:
 
         Parameters that do not require a gradient are left alone. Hooks of the layers are not called.
 
-        :param dy: gradient of the output, contiguous, of shape ``(out_features, batch)``
-        :raises ValueError: if it has another shape
+        :param dy: gradient of the output, of shape ``(out_features, batch)``; if it is narrower than the forward pass's
+            batch, it is for the first of its columns, and the others do not count
+        :raises ValueError: if it has another shape, or there was no such pass
         """
-        for layer, inputs, gradient in self._descend(dy):
-            layer.backward_parameters(gradient, inputs)
+        program, inputs = self._last_pass()
+        program.run_backward(dy, inputs, parameters=True, block=None)
+        for level in self._levels:
+            level.after()
 
     @torch.no_grad()
     def input_gradient(self, dy: Tensor, block: int = 0) -> Tensor:
         """
         Compute the gradient of one input block, at the last remembered forward pass, and no other.
 
-        :param dy: gradient of the output, contiguous, of shape ``(out_features, batch)``
+        :param dy: gradient of the output, as for :meth:`backward`
         :param block: which of the inputs
-        :return: tensor of shape ``(width, batch)``
-        :raises ValueError: if ``dy`` has another shape
+        :return: tensor of shape ``(width, batch)``: the sum over all networks
+        :raises ValueError: if ``dy`` has another shape, or there was no such pass
         """
-        *_, (first, inputs, gradient) = self._descend(dy)
-        return first.backward_input(gradient, inputs, block)
+        program, inputs = self._last_pass()
+        gradient = program.run_backward(dy, inputs, parameters=False, block=block)
+        assert gradient is not None
+        return gradient
 
-    def _descend(self, dy: Tensor) -> Iterator[tuple["_Layer", Sequence[Tensor], Tensor]]:
-        """Visit the layers from the last to the first, each with its inputs and the gradient of its output."""
-        if dy.shape != self._activations[-1][0].shape:
+    def _last_pass(self) -> tuple["_Program", Sequence[Tensor]]:
+        if self._remembered is None:
+            raise ValueError("There is no forward pass to differentiate.")
+        return self._remembered
+
+    def _program(self, inputs: Sequence[Tensor], remember: bool) -> "_Program":
+        """Find the description of a pass, or make one: it holds until parameters move or a topology changes."""
+        if any([level.has_changed() for level in self._levels]):
+            self._programs = {}
+        batch, widths = inputs[0].shape[1], tuple(x.shape[0] for x in inputs)
+        key = (batch, widths, remember)
+        program = self._programs.get(key)
+        if program is None:
+            self._check(inputs)
+            program = self._programs[key] = _Program(self._levels, self._has_relu, widths, batch, self._dtype)
+        if any(x.shape[1] != batch or x.dtype != self._dtype for x in inputs):
+            self._check(inputs)
+        return program
+
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        """Check what the compiled passes rely on: with other shapes they would read out of bounds."""
+        shapes = [tuple(x.shape) for x in inputs]
+        if len({x.shape[1] for x in inputs}) != 1:
+            raise ValueError(f"Expected blocks with one batch size, not {shapes}.")
+        if not 1 <= len(inputs) <= 2 or any(x.dtype != self._dtype or x.device.type != "cpu" for x in inputs):
+            raise ValueError(f"Expected one or two blocks of {self._dtype} on the CPU, not {list(inputs)}.")
+        n_inputs = self._levels[0].in_features
+        if sum(x.shape[0] for x in inputs) != n_inputs:
+            raise ValueError(f"Expected {n_inputs} input features, not blocks of shapes {shapes}.")
+
+
+class _Program:
+    """
+    The description of a network for the compiled passes, for one batch size, and the memory that they work in.
+
+    :param levels: the levels
+    :param has_relu: which of them end with ReLU
+    :param widths: features of each block of inputs
+    :param batch: columns of a batch
+    :param dtype: of all numbers
+    """
+
+    def __init__(
+        self, levels: Sequence[Level], has_relu: Sequence[bool], widths: Sequence[int], batch: int, dtype: torch.dtype
+    ) -> None:
+        self._levels, self._has_relu, self._widths, self._batch = levels, has_relu, widths, batch
+        self._like = _LIKE[dtype]
+        self._table = np.zeros(len(levels), kernels.LEVEL)
+        self._kept: list[Any] = []
+        some = torch.empty(0, dtype=dtype)
+        for index, level in enumerate(levels):
+            record = self._table[index]
+            self._kept += level.describe(record, widths if index == 0 else [level.in_features], batch)
+            record["relu"] = has_relu[index]
+            outputs = [kernels.empty_activations(level.rows, batch, some) for _ in range(2)]
+            record["out"], record["d_out"] = (x.data_ptr() for x in outputs)
+            record["out_stride"], record["d_out_stride"] = (x.stride(0) for x in outputs)
+            self._kept.append(outputs)
+        self._output, self._d_output = outputs
+
+    def run_forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        for level in self._levels:
+            level.before()
+        kernels.forward(self._table, *_addresses(inputs), self._batch, kernels.follow_torch(), self._like)
+        return self._output.clone()  # the next pass writes over it
+
+    def run_backward(self, dy: Tensor, inputs: Sequence[Tensor], parameters: bool, block: int | None) -> Tensor | None:
+        if dy.shape[0] != len(self._output) or dy.shape[1] > self._batch:
             raise ValueError(
-                f"Expected the gradient of an output of shape {tuple(self._activations[-1][0].shape)}, "
+                f"Expected the gradient of an output of shape {tuple(self._output.shape)}, "
                 f"not one of shape {tuple(dy.shape)}."
             )
-        if self._relu_last:
-            dy = _relu_backward(dy, self._activations[-1][0])
-        for index in reversed(range(len(self._layers))):
-            layer, inputs = self._layers[index], self._activations[index]
-            yield layer, inputs, dy
-            if index > 0:
-                dy = _relu_backward(layer.backward_input(dy, inputs, 0), inputs[0])
+        batch = dy.shape[1]
+        d_output = self._d_output[:, :batch]
+        d_output.copy_(dy)
+        if self._has_relu[-1]:
+            d_output.mul_(self._output[:, :batch] > 0)
+        dx = None if block is None else kernels.empty_activations(self._widths[block], batch, dy)
+        kernels.backward(
+            self._table, *_addresses(inputs), batch, parameters, -1 if block is None else block,
+            0 if dx is None else dx.data_ptr(), 0 if dx is None else dx.stride(0), kernels.follow_torch(), self._like,
+        )  # fmt: skip
+        return dx
 
 
-def _relu_backward(gradient: Tensor, output: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(gradient, output, 0)  # type: ignore[no-any-return]
+def _addresses(inputs: Sequence[Tensor]) -> tuple[int, int, int, int]:
+    first, second = inputs[0], inputs[-1]
+    return first.data_ptr(), first.stride(0), second.data_ptr(), second.stride(0)
 
 
-class _Layer(Protocol):
-    def forward(self, inputs: Sequence[Tensor], relu: bool) -> Tensor: ...
-
-    def backward_parameters(self, dy: Tensor, inputs: Sequence[Tensor]) -> None: ...
-
-    def backward_input(self, dy: Tensor, inputs: Sequence[Tensor], wanted: int) -> Tensor: ...
+def _is_supported(layer: nn.Module) -> bool:
+    return all(p.device.type == "cpu" and p.dtype in _LIKE for p in layer.parameters())
 
 
-def _wrap(layer: nn.Module) -> _Layer:
+def _signature(layer: nn.Module) -> tuple[object, ...]:
+    """Tell what has to be the same in layers that run as one."""
     if isinstance(layer, SparseLinear):
-        return _Sparse(layer) if layer.chosen_kernel == "numba" else _Scattered(layer)
+        return (layer.chosen_kernel, layer.out_features, layer.in_features, layer.bias is None, layer.values.dtype)
     assert isinstance(layer, nn.Linear)
-    return _Dense(layer)
-
-
-def _gradient_of(parameter: Tensor) -> Tensor:
-    """Give the tensor to write a parameter's gradient to: the present ``.grad``, overwritten, or a new one."""
-    if parameter.grad is None:
-        parameter.grad = torch.empty_like(parameter)
-    return parameter.grad
-
-
-def _write_bias_gradient(bias: Tensor | None, dy: Tensor) -> None:
-    if bias is not None and bias.requires_grad:
-        torch.sum(dy, 1, out=_gradient_of(bias))
-
-
-def _split(weight: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Split a dense weight matrix, or its gradient, into the columns of each input block."""
-    return (weight,) if len(inputs) == 1 else weight.split([x.shape[0] for x in inputs], dim=1)
-
-
-class _Sparse:
-    def __init__(self, layer: SparseLinear) -> None:
-        self.layer = layer
-
-    def forward(self, inputs: Sequence[Tensor], relu: bool) -> Tensor:
-        layer = self.layer
-        return kernels.spmm(inputs, layer.values, layer.bias, layer.columns, self._blocks(inputs), relu)
-
-    def backward_parameters(self, dy: Tensor, inputs: Sequence[Tensor]) -> None:
-        layer = self.layer
-        if layer.values.requires_grad:
-            layer.values.grad = kernels.sddmm(dy, inputs, layer.values, layer.columns, self._blocks(inputs))
-        _write_bias_gradient(layer.bias, dy)
-
-    def backward_input(self, dy: Tensor, inputs: Sequence[Tensor], wanted: int) -> Tensor:
-        layer = self.layer
-        return kernels.spmm_transposed(dy, layer.values, layer.columns, self._blocks(inputs)[wanted])
-
-    def _blocks(self, inputs: Sequence[Tensor]) -> tuple[kernels.Block, ...]:
-        return self.layer.split([x.shape[0] for x in inputs])
-
-
-class _Dense:
-    def __init__(self, layer: nn.Linear | SparseLinear) -> None:
-        self.bias: Tensor | None = layer.bias
-        self.layer = layer
-
-    def weight(self) -> Tensor:
-        assert isinstance(self.layer, nn.Linear)
-        return self.layer.weight
-
-    def forward(self, inputs: Sequence[Tensor], relu: bool) -> Tensor:
-        blocks = _split(self.weight(), inputs)
-        y = torch.mm(blocks[0], inputs[0])
-        for block, x in zip(blocks[1:], inputs[1:], strict=True):
-            y.addmm_(block, x)
-        return kernels.finish(y, self.bias, relu)
-
-    def backward_parameters(self, dy: Tensor, inputs: Sequence[Tensor]) -> None:
-        if self.weight().requires_grad:
-            gradients = _split(_gradient_of(self.weight()), inputs)
-            for gradient, x in zip(gradients, inputs, strict=True):
-                torch.mm(dy, x.t(), out=gradient)
-        _write_bias_gradient(self.bias, dy)
-
-    def backward_input(self, dy: Tensor, inputs: Sequence[Tensor], wanted: int) -> Tensor:
-        return _split(self.weight(), inputs)[wanted].t() @ dy
-
-
-class _Scattered(_Dense):
-    """A sparse layer whose kernel is the dense product with its scattered weights."""
-
-    layer: SparseLinear
-
-    def weight(self) -> Tensor:
-        return self.layer.dense_weight()
-
-    def backward_parameters(self, dy: Tensor, inputs: Sequence[Tensor]) -> None:
-        if self.layer.values.requires_grad:
-            dense = torch.mm(dy, torch.cat(tuple(inputs)).t())
-            self.layer.values.grad = dense.flatten()[self.layer.topology.positions]
-        _write_bias_gradient(self.bias, dy)
+    return ("dense", layer.out_features, layer.in_features, layer.bias is None, layer.weight.dtype)

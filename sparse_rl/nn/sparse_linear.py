@@ -40,7 +40,7 @@ class SparseLinear(nn.Module):
         self.values = nn.Parameter(torch.empty(topology.active))
         self.bias = nn.Parameter(torch.empty(self.out_features)) if bias else None
         self._topology: Topology | None = topology
-        self._blocks: dict[tuple[int, ...], tuple[kernels.Block, ...]] = {}
+        self._patterns: dict[tuple[int, ...], tuple[kernels.Pattern, ...]] = {}
         self.reset_parameters()
 
     @classmethod
@@ -103,8 +103,7 @@ class SparseLinear(nn.Module):
         """
         self._check(inputs)
         if self.chosen_kernel == "numba":
-            blocks = self.split([x.shape[-1] for x in inputs])
-            return kernels.numba_linear(inputs, self.values, self.bias, self.columns, blocks)
+            return kernels.numba_linear(inputs, self.values, self.bias, self.patterns([x.shape[1] for x in inputs]))
         return kernels.scatter_linear(inputs, self.values, self.bias, self.topology.positions, self.topology.shape)
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
@@ -173,7 +172,7 @@ class SparseLinear(nn.Module):
             f"density={self.density:.4g}, bias={self.bias is not None}, kernel={self.kernel}"
         )
 
-    def split(self, widths: Sequence[int]) -> tuple[kernels.Block, ...]:
+    def patterns(self, widths: Sequence[int]) -> tuple[kernels.Pattern, ...]:
         """
         Find the active weights of each block of input features; the answer is kept until the topology changes.
 
@@ -182,13 +181,13 @@ class SparseLinear(nn.Module):
         :raises ValueError: if the widths do not add up
         """
         key = tuple(widths)
-        if key not in self._blocks:
-            self._blocks[key] = kernels.split(self.row_ptr, self.columns, self.in_features, key)
-        return self._blocks[key]
+        if key not in self._patterns:
+            self._patterns[key] = kernels.split(self.row_ptr, self.columns, self.in_features, key)
+        return self._patterns[key]
 
     def _forget_caches(self) -> None:
         self._topology = None
-        self._blocks = {}
+        self._patterns = {}
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         present = self.topology

@@ -1,0 +1,219 @@
+"""
+The CPU kernel: only active weights are touched, activations are feature-major.
+
+With activations stored as ``(features, batch)``, an active weight is a multiply-add of a contiguous row: SIMD without
+gathers (SparseProp, Nikdan et al. 2023). What limits such a kernel is the bandwidth of the cache that the rows come
+from, so the work is cut into pieces that stay in the innermost one: a strip of the batch, of the width of eight
+registers that hold a row of the result, times a tile of input features (:mod:`sparse_rl.kernels.patterns`), which is
+read again for each of the output rows.
+
+Every number is summed by one thread in an order that depends on the shapes alone, so that results do not depend on the
+number of threads.
+
+Activations are passed as ``address, stride``: of the first element, and from one row to the next, in elements. That
+spares Numba a specialisation for each layout, and a microsecond for each array.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from sparse_rl.kernels.simd import (
+    clip,
+    dot,
+    fill,
+    lanes_of,
+    load,
+    multiply_add,
+    narrow,
+    single,
+    store,
+    where_positive,
+    wide,
+    widest,
+)
+
+Floats = NDArray[np.floating[Any]]
+Indices = NDArray[np.int32]
+
+
+@njit
+def _multiply_strips(zero: Any, matrix: Any, activations: Any, result: Any, rows: Any, entry: int, stop: int) -> int:
+    """Compute some rows of the result for as many whole strips of the batch as fit, of the width of ``zero``."""
+    pointers, columns, values, bias, first_input, group_rows = matrix
+    x, x_stride, group_inputs = activations
+    y, y_stride, accumulate, relu, mask, mask_stride = result
+    last_tile = pointers.shape[0] - 2
+    while entry + lanes_of(zero) <= stop:
+        for tile in range(last_tile + 1):
+            for i in range(rows[0], rows[1]):
+                if tile > 0 or accumulate:
+                    accumulator = load(zero, y, i * y_stride + entry)
+                elif bias.size > 0:
+                    accumulator = fill(zero, bias[i])
+                else:
+                    accumulator = zero
+                start = (i // group_rows * group_inputs - first_input) * x_stride + entry
+                # Unsigned: an index that might be negative costs a comparison.
+                for p in range(np.uint64(pointers[tile, i]), np.uint64(pointers[tile + 1, i])):
+                    accumulator = multiply_add(values[p], load(zero, x, start + columns[p] * x_stride), accumulator)
+                if tile == last_tile:
+                    if relu:
+                        accumulator = clip(accumulator)
+                    if mask != 0:
+                        accumulator = where_positive(load(zero, mask, i * mask_stride + entry), accumulator)
+                store(accumulator, y, i * y_stride + entry)
+        entry += lanes_of(zero)
+    return entry
+
+
+@njit(parallel=True, cache=True)
+def multiply(
+    pointers: Indices,
+    columns: Indices,
+    first_input: int,
+    groups: int,
+    values: Floats,
+    bias: Floats,
+    x: int,
+    x_stride: int,
+    n_inputs: int,
+    y: int,
+    y_stride: int,
+    n_batch: int,
+    accumulate: bool,
+    relu: bool,
+    mask: int,
+    mask_stride: int,
+    chunks: int,
+) -> None:
+    """
+    Multiply a sparse matrix with a block of features: ``y = [relu](bias + W x)``, or ``y = [relu](y + W x)``.
+
+    :param pointers: where each row's active weights in each tile of features begin, int32 ``(tiles + 1, rows)``
+    :param columns: input feature of each active weight, int32 ``(active,)``
+    :param first_input: the feature at which ``x`` begins
+    :param groups: the matrix is block-diagonal, of so many equal blocks, from whose first feature the columns count
+    :param values: the active weights, ``(active,)``
+    :param bias: ``(rows,)``; empty for none
+    :param x: address of the activations, ``(inputs, batch)``
+    :param x_stride: elements between two rows of them
+    :param n_inputs: how many rows they have
+    :param y: address of the result, ``(rows, batch)``
+    :param y_stride: elements between two rows of it
+    :param n_batch: how many columns both have
+    :param accumulate: add to what the result holds already, instead of to the bias
+    :param relu: clip negative results to zero; a NaN stays
+    :param mask: address of activations; where they are zero or negative, so is the result. 0 for none
+    :param mask_stride: elements between two rows of them
+    :param chunks: into how many pieces of work the rows are cut
+    """
+    n_rows = pointers.shape[1]
+    matrix = (pointers, columns, values, bias, first_input, n_rows // groups)
+    activations = (x, x_stride, n_inputs // groups)
+    result = (y, y_stride, accumulate, relu, mask, mask_stride)
+    width = lanes_of(wide(values))
+    strips = (n_batch + width - 1) // width
+    # A thread gets whole rows: if two wrote to parts of one, the cache would fetch for the one what the other has.
+    for job in prange(chunks * strips):
+        chunk, entry = job // strips, job % strips * width
+        stop = min(entry + width, n_batch)
+        rows = (n_rows * chunk // chunks, n_rows * (chunk + 1) // chunks)
+        entry = _multiply_strips(wide(values), matrix, activations, result, rows, entry, stop)
+        entry = _multiply_strips(narrow(values), matrix, activations, result, rows, entry, stop)
+        _multiply_strips(single(values), matrix, activations, result, rows, entry, stop)
+
+
+@njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
+def multiply_vector(
+    starts: Indices,
+    stops: Indices,
+    columns: Indices,
+    first_input: int,
+    values: Floats,
+    x: Floats,
+    y: Floats,
+    relu: bool,
+) -> None:
+    """
+    Multiply a sparse matrix with a block of one observation: ``y = [relu](y + W x)``, by one thread.
+
+    :param starts: first active weight of each row in this block of features, ``(rows,)``
+    :param stops: one past the last, ``(rows,)``
+    :param columns: input feature of each active weight, ``(active,)``
+    :param first_input: the feature at which ``x`` begins
+    :param values: the active weights, ``(active,)``
+    :param x: the block's activations, ``(inputs,)``
+    :param y: the result, ``(rows,)``
+    :param relu: clip negative results to zero; a NaN stays
+    """
+    zero = y.dtype.type(0)
+    for i in range(y.size):
+        total = y[i]
+        for p in range(np.uint64(starts[i]), np.uint64(stops[i])):
+            total += values[p] * x[columns[p] - first_input]
+        y[i] = zero if relu and total < zero else total
+
+
+@njit
+def _sample_strips(
+    zero: Any, matrix: Any, gradient: Any, activations: Any, position: Any, entry: int, stop: int
+) -> int:
+    """Add to the gradients of one row's weights in one tile what whole strips of the batch contribute."""
+    columns, dvalues = matrix
+    dy, dy_stride = gradient
+    x, x_stride, first_input = activations
+    i, begin, end = position
+    while entry + lanes_of(zero) <= stop:
+        row = load(zero, dy, i * dy_stride + entry)
+        for p in range(np.uint64(begin), np.uint64(end)):
+            product = dot(row, x, (columns[p] + first_input) * x_stride + entry)
+            dvalues[p] = product if entry == 0 else dvalues[p] + product
+        entry += lanes_of(zero)
+    return entry
+
+
+@njit(parallel=True, cache=True)
+def sample(
+    pointers: Indices,
+    columns: Indices,
+    first_input: int,
+    groups: int,
+    dy: int,
+    dy_stride: int,
+    x: int,
+    x_stride: int,
+    n_inputs: int,
+    n_batch: int,
+    dvalues: Floats,
+    chunks: int,
+) -> None:
+    """
+    Compute the gradient of the active weights, a dense product sampled where they are: ``dvalues[p] = dy[i] . x[j]``.
+
+    :param pointers: where each row's active weights in each tile of features begin, int32 ``(tiles + 1, rows)``
+    :param columns: input feature of each active weight, int32 ``(active,)``
+    :param first_input: the feature at which ``x`` begins
+    :param groups: the matrix is block-diagonal, of so many equal blocks, from whose first feature the columns count
+    :param dy: address of the gradient of the result, ``(rows, batch)``
+    :param dy_stride: elements between two rows of it
+    :param x: address of the activations, ``(inputs, batch)``
+    :param x_stride: elements between two rows of them
+    :param n_inputs: how many rows they have
+    :param n_batch: how many columns both have
+    :param dvalues: the result, ``(active,)``; entries of other blocks of features are left alone
+    :param chunks: into how many pieces of work the rows are cut
+    """
+    n_rows = pointers.shape[1]
+    group_rows, group_inputs = n_rows // groups, n_inputs // groups
+    matrix, gradient = (columns, dvalues), (dy, dy_stride)
+    for chunk in prange(chunks):
+        for tile in range(pointers.shape[0] - 1):
+            for i in range(n_rows * chunk // chunks, n_rows * (chunk + 1) // chunks):
+                position = (i, pointers[tile, i], pointers[tile + 1, i])
+                activations = (x, x_stride, i // group_rows * group_inputs - first_input)
+                entry = _sample_strips(widest(dvalues), matrix, gradient, activations, position, 0, n_batch)
+                entry = _sample_strips(narrow(dvalues), matrix, gradient, activations, position, entry, n_batch)
+                _sample_strips(single(dvalues), matrix, gradient, activations, position, entry, n_batch)
