@@ -60,7 +60,7 @@ def assert_batch_is_the_buffers_own(buffer, batch_size=50, env=None):
     states.append(np.random.random())
     assert states[0] == states[1]
 
-    assert batch.observations.is_contiguous()
+    assert batch.observations.stride(1) == 1
     assert batch.actions.is_contiguous()
     assert {x.dtype for x in batch[:4]} == {th.float32}
     observations = th.cat([expected.observations, expected.next_observations]).float()

@@ -27,7 +27,7 @@ THEIRS = {"sac": stable_baselines3.SAC, "td3": stable_baselines3.TD3}
 SPARSE = {"sac": SparseSACPolicy, "td3": SparseTD3Policy}
 both = pytest.mark.parametrize("learner", OURS)
 
-FEATURES, ACTIONS, UPDATES = 24, 3, 100
+FEATURES, ACTIONS, UPDATES = 24, 3, 200
 
 
 class Drift(gym.Env):
@@ -275,7 +275,7 @@ def test_a_sparse_update_is_a_masked_dense_update(learner, kernel, algorithms):
     for name, layer in layers.items():
         weight = masked.weight(name)
         assert not weight[~layer.topology.mask()].any()
-        th.testing.assert_close(layer.dense_weight(), weight.data, atol=1e-5, rtol=1e-4)
+        th.testing.assert_close(layer.dense_weight(), weight.data, atol=1e-4, rtol=1e-4)
     dense_state = masked.dense.policy.state_dict()
     for name, value in sparse.policy.state_dict().items():
         if name in dense_state:

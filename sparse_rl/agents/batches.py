@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sparse_rl.agents.gather import gather
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
-from sparse_rl.kernels import follow_torch
+from sparse_rl.kernels import empty_activations, follow_torch
 
 
 class Batch(NamedTuple):
@@ -80,9 +80,10 @@ def _can_gather(buffer: ReplayBuffer, env: VecNormalize | None) -> bool:
 def _gathered(buffer: ReplayBuffer, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> th.Tensor:
     follow_torch()
     features = buffer.observations.shape[-1]
-    out = np.empty((features, 2 * len(rows)), np.float32)
-    gather(buffer.observations.reshape(-1, features), buffer.next_observations.reshape(-1, features), rows, out)
-    return th.from_numpy(out)
+    out = empty_activations(features, 2 * len(rows), th.empty(0))
+    before, after = (memory.reshape(-1, features) for memory in (buffer.observations, buffer.next_observations))
+    gather(before, after, rows, out.numpy())
+    return out
 
 
 def _turned(batch: ReplayBufferSamples, gamma: float) -> Batch:

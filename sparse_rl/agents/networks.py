@@ -1,8 +1,11 @@
-"""What the learners share: Stable-Baselines3's networks as feature-major ones, and the arithmetic around them."""
+"""What the learners share: which policies they can run in feature-major layout, and what they do to parameters."""
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import ContinuousCritic
+from numpy.typing import NDArray
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.sac.policies import SACPolicy
@@ -17,57 +20,78 @@ from sparse_rl.sb3.policies import BlockwiseCritic
 _KNOWN_MODULES = (SACActor, TD3Actor, ContinuousCritic, BlockwiseCritic)
 
 
-def can_run_feature_major(policy: SACPolicy | TD3Policy, networks: list[nn.Module]) -> bool:
+def has_known_networks(policy: SACPolicy | TD3Policy) -> bool:
     """
     Tell whether a policy's networks can be run without its features extractor, layer by layer.
 
     :param policy: the policy
-    :param networks: the networks that would be run
-    :return: whether observations are flat vectors, and actor and critic compute what is known and supported
+    :return: whether observations are flat vectors, and actor and critic compute what is known
     """
     space = policy.observation_space
-    flat = isinstance(space, spaces.Box) and len(space.shape) == 1
-    known = type(policy.actor) in _KNOWN_MODULES and type(policy.critic) in _KNOWN_MODULES
     return (
-        flat
-        and known
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 1
+        and type(policy.actor) in _KNOWN_MODULES
+        and type(policy.critic) in _KNOWN_MODULES
         and policy.features_extractor_class is FlattenExtractor
-        and all(FeatureMajorMLP.supports(_layers(network)) for network in networks)
     )
 
 
-def feature_major(network: nn.Module) -> FeatureMajorMLP:
+def layers_of(network: nn.Module) -> list[nn.Module]:
     """
-    Run the layers of an ``nn.Sequential`` in feature-major layout.
+    List the layers of a network.
 
-    :param network: the network, whose parameters are shared
-    :return: a runner for it
+    :param network: the network
+    :return: the layers of an ``nn.Sequential``; of any other module none
     """
-    return FeatureMajorMLP(_layers(network))
-
-
-def _layers(network: nn.Module) -> list[nn.Module]:
     # Not children(), which names a module that is used twice only once.
     return list(network) if isinstance(network, nn.Sequential) else []
 
 
-def to_feature_major(batch: th.Tensor) -> th.Tensor:
+def heads_of(actor: nn.Module) -> list[nn.Module]:
     """
-    Turn a batch around, as 32-bit floats; a batch that a buffer keeps feature-major is not copied.
+    List the heads of SAC's actor.
 
-    :param batch: tensor of shape ``(batch, features)``
-    :return: contiguous tensor of shape ``(features, batch)``
+    :param actor: the actor
+    :return: the layers for mean and log standard deviation of a squashed Gaussian; of any other distribution none
     """
-    return batch.t().float().contiguous()
+    modules = dict(actor.named_children())
+    is_squashed = type(getattr(actor, "action_dist", None)) is SquashedDiagGaussianDistribution
+    return [modules[name] for name in ("mu", "log_std") if is_squashed and name in modules]
 
 
-def mean_squared_error(prediction: th.Tensor, target: th.Tensor) -> tuple[float, th.Tensor]:
+def as_batch(policy: BasePolicy, observation: object) -> th.Tensor | None:
     """
-    Compute a loss and its gradient.
+    See observations as a feature-major batch.
 
-    :param prediction: of shape ``(1, batch)``
-    :param target: of the same shape
-    :return: the mean squared error, and its gradient with respect to the prediction
+    :param policy: the policy
+    :param observation: what was given to ``predict()``
+    :return: tensor of shape ``(features, batch)``; ``None`` for anything but 32-bit vectors, one for each environment
     """
-    error = prediction - target
-    return error.square().mean().item(), error * (2 / error.numel())
+    space = policy.observation_space
+    if isinstance(observation, np.ndarray) and observation.dtype == np.float32 and observation.shape[1:] == space.shape:
+        return th.from_numpy(observation).t()
+    return None
+
+
+def to_environment(policy: BasePolicy, actions: th.Tensor) -> NDArray[np.float32]:
+    """
+    Turn a network's actions into the environment's.
+
+    :param policy: the policy, whose actions are squashed
+    :param actions: tensor of shape ``(action dimensions, batch)``, in [-1, 1]
+    :return: array of shape ``(batch, action dimensions)``, in the action space
+    """
+    return policy.unscale_action(np.ascontiguousarray(actions.numpy().T))
+
+
+def update_targets(targets: FeatureMajorMLP, networks: FeatureMajorMLP, tau: float) -> None:
+    """
+    Move target networks a little towards the networks that they follow (Polyak averaging).
+
+    :param targets: the target networks
+    :param networks: the networks that they follow
+    :param tau: how far, in [0, 1]
+    """
+    for target, followed in zip(targets.stacks, networks.stacks, strict=True):
+        target.tensor.lerp_(followed.tensor, tau)

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sparse_rl.agents.gather import gather, reorder
 from sparse_rl.envs import NoiseModel, Stream, permutation_at
-from sparse_rl.kernels import follow_torch
+from sparse_rl.kernels import empty_activations, follow_torch, whole_rows
 
 
 class CompactReplayBuffer(ReplayBuffer, ABC):
@@ -127,7 +127,11 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
 
     @abstractmethod
     def _draw_noise(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        """Draw noise, feature-major: for these transitions' observations, then for their next observations."""
+        """
+        Draw noise, feature-major: for these transitions' observations, then for their next observations.
+
+        What it writes to further columns does not matter.
+        """
 
     @abstractmethod
     def _phases(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -159,31 +163,32 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         :param indices: which transitions, ``(batch,)``
         :param copies: of which environment, ``(batch,)``
         :param env: normalizes them
-        :return: contiguous float32 tensor of shape ``(features, 2 * batch)``, observations first
+        :return: float32 tensor of shape ``(features, 2 * batch)`` with contiguous rows, observations first
         """
         observations = self._with_noise(indices * self.n_envs + copies)
         if env is not None:
-            normalized = self._normalize_obs(observations.T, env)
+            normalized = self._normalize_obs(observations.numpy().T, env)
             assert isinstance(normalized, np.ndarray)
-            observations = np.ascontiguousarray(normalized.T, np.float32)
-        return self.to_torch(observations, copy=False)
+            observations.copy_(th.from_numpy(normalized.T))
+        return observations.to(self.device)
 
-    def _with_noise(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _with_noise(self, rows: NDArray[np.int64]) -> th.Tensor:
         """Give observations and next observations ``(features, 2 * batch)`` of the transitions in rows of memory."""
         follow_torch()  # the kernels below do not know PyTorch
-        n_real = self.noise_model.n_real
-        observations = np.empty((self.n_features, 2 * len(rows)), np.float32)
+        n_real, n_columns = self.noise_model.n_real, 2 * len(rows)
+        observations = empty_activations(self.n_features, n_columns, th.empty(0))
         before, after = (memory.reshape(-1, n_real) for memory in (self.observations, self.next_observations))
-        gather(before, after, rows, observations[:n_real])
-        self._draw_noise(rows, observations[n_real:])
+        gather(before, after, rows, observations[:n_real].numpy())
+        # The columns between the rows get noise too: the generator wants one contiguous array.
+        self._draw_noise(rows, whole_rows(observations)[n_real:].numpy())
         if self.permutation_seed is None:
             return observations
         phases, which = np.unique(self._phases(rows), return_inverse=True)
         if not phases.any():
             return observations
         orders = np.stack([_permutation(self.permutation_seed, int(phase), self.n_features) for phase in phases])
-        shown = np.empty_like(observations)
-        reorder(observations, orders, np.tile(which, 2), shown)
+        shown = empty_activations(self.n_features, n_columns, observations)
+        reorder(observations.numpy(), orders, np.tile(which, 2), shown.numpy())
         return shown
 
 
@@ -281,7 +286,7 @@ class ObservedReplayBuffer(CompactReplayBuffer):
 
     def _check(self, obs: NDArray[Any], next_obs: NDArray[Any], done: NDArray[Any]) -> None:
         """Check that the first transition can be drawn again: not all wrappers have a name to know them by."""
-        again = self._with_noise(np.arange(self.n_envs)).T.reshape(2, self.n_envs, -1)
+        again = self._with_noise(np.arange(self.n_envs)).numpy().T.reshape(2, self.n_envs, -1)
         going_on = ~np.asarray(done, np.bool_)  # what VecNormalize says of an episode's end is rounded
         if not np.array_equal(again[:, going_on], np.stack([obs, next_obs]).astype(np.float32)[:, going_on]):
             raise ValueError(
@@ -301,7 +306,10 @@ class ObservedReplayBuffer(CompactReplayBuffer):
         seeds, episodes, steps = (each.ravel()[rows] for each in (self.noise_seeds, self.episodes, self.steps))
         # A transition lies within one episode.
         before_and_after = np.concatenate([steps - np.uint32(1), steps])
-        self.noise_model.draw(np.tile(seeds, 2), np.tile(episodes, 2), before_and_after, out=out)
+        columns = out.shape[1]
+        self.noise_model.draw(
+            np.resize(seeds, columns), np.resize(episodes, columns), np.resize(before_and_after, columns), out=out
+        )
 
     def _phases(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         phases: NDArray[Any] = self.phases.ravel()[rows]

@@ -1,21 +1,23 @@
 """Soft actor-critic: Stable-Baselines3's logic, on networks that are run in feature-major layout."""
 
-from typing import cast
+from math import exp
+from typing import Any
 
 import numpy as np
 import stable_baselines3
 import torch as th
-import torch.nn.functional as F
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
-from torch import nn
 
-from sparse_rl.agents.networks import (
-    can_run_feature_major,
-    feature_major,
-    mean_squared_error,
-    to_feature_major,
+from sparse_rl.agents.batches import sample
+from sparse_rl.agents.losses import SquashedGaussian, ascend, regress
+from sparse_rl.agents.networks import as_batch, has_known_networks, heads_of, layers_of, to_environment, update_targets
+from sparse_rl.agents.optimizers import FastAdam
+from sparse_rl.kernels import kernels_only
+from sparse_rl.nn import FeatureMajorMLP, Stack
+
+# What is made anew when a saved model is loaded.
+_OWN = (
+    *("_is_fast", "_actor", "_critics", "_target_critics"),
+    *("_actor_optimizer", "_critic_optimizer", "_ent_coef_optimizer"),
 )
 
 
@@ -24,19 +26,36 @@ class SAC(stable_baselines3.SAC):
     Soft actor-critic (Haarnoja et al. 2018), faster.
 
     Same arguments, hyperparameters and logs as Stable-Baselines3's ``SAC``, same results up to rounding, from the same
-    random numbers. ``train()`` runs the networks through :class:`~sparse_rl.nn.FeatureMajorMLP`; for policies that this
-    does not support (images, custom networks, gSDE, other activations than ReLU, other devices than the CPU) it is
-    Stable-Baselines3's.
+    random numbers. ``train()`` runs the networks through :class:`~sparse_rl.nn.FeatureMajorMLP`, both critics as one;
+    for policies that this does not support (images, custom networks, gSDE, other activations than ReLU, other devices
+    than the CPU) it is Stable-Baselines3's.
     """
 
     def _create_aliases(self) -> None:
         super()._create_aliases()
-        networks = [self.actor.latent_pi, *self.critic.q_networks, *self.critic_target.q_networks]
-        self._is_fast = not self.use_sde and can_run_feature_major(self.policy, networks)
+        body, heads = layers_of(self.actor.latent_pi), heads_of(self.actor)
+        critics, targets = (
+            [layers_of(network) for network in critic.q_networks] for critic in (self.critic, self.critic_target)
+        )
+        self._is_fast = (
+            not self.use_sde
+            and has_known_networks(self.policy)
+            and len(heads) == 2
+            and FeatureMajorMLP.supports(body, heads=heads)
+            and FeatureMajorMLP.supports(*critics)
+            and FeatureMajorMLP.supports(*targets)
+        )
         if self._is_fast:
-            self._actor_body = feature_major(self.actor.latent_pi)
-            self._critics = [feature_major(q_net) for q_net in self.critic.q_networks]
-            self._target_critics = [feature_major(q_net) for q_net in self.critic_target.q_networks]
+            self._actor = FeatureMajorMLP(body, heads=heads)
+            self._critics, self._target_critics = FeatureMajorMLP(*critics), FeatureMajorMLP(*targets)
+            self._actor_optimizer = FastAdam(self.actor.optimizer, self._actor.stacks)
+            self._critic_optimizer = FastAdam(self.critic.optimizer, self._critics.stacks)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._ent_coef_optimizer = None
+        if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
+            self._ent_coef_optimizer = FastAdam(self.ent_coef_optimizer, [Stack([self.log_ent_coef])])
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -48,88 +67,93 @@ class SAC(stable_baselines3.SAC):
         if not self._is_fast:
             super().train(gradient_steps, batch_size)
             return
-        assert self.replay_buffer is not None
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:
             optimizers += [self.ent_coef_optimizer]
         self._update_learning_rate(optimizers)
-
-        actor_body, critics, targets = self._actor_body, self._critics, self._target_critics
-
-        ent_coefs, ent_coef_losses, actor_losses, critic_losses = [], [], [], []
-        for gradient_step in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            discounts = self.gamma if batch.discounts is None else batch.discounts.t()
-            observations = to_feature_major(batch.observations)
-            next_observations = to_feature_major(batch.next_observations)
-
-            # Only the actor's head, a few thousand numbers, is left to automatic differentiation.
-            latent = actor_body.forward(observations).t().requires_grad_()
-            actions_pi, log_prob = self._sample_actions(latent)
-
-            if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
-                assert isinstance(self.target_entropy, float)
-                ent_coef = th.exp(self.log_ent_coef.detach())
-                ent_coef_loss = -(self.log_ent_coef * (log_prob + self.target_entropy).detach()).mean()
-                self.ent_coef_optimizer.zero_grad()
-                ent_coef_loss.backward()
-                self.ent_coef_optimizer.step()
-                ent_coef_losses.append(ent_coef_loss.item())
-            else:
-                ent_coef = self.ent_coef_tensor
-            ent_coefs.append(ent_coef.item())
-
-            with th.no_grad():
-                next_latent = actor_body.forward(next_observations, remember=False).t()
-                next_actions, next_log_prob = self._sample_actions(next_latent)
-                next_actions = next_actions.t().contiguous()
-                next_q = th.cat([q.forward(next_observations, next_actions, remember=False) for q in targets])
-                next_q = next_q.amin(0, keepdim=True) - ent_coef * next_log_prob
-                target_q = batch.rewards.t() + (1 - batch.dones.t()) * discounts * next_q
-
-            actions = to_feature_major(batch.actions)
-            critic_loss = 0.0
-            for q in critics:
-                loss, gradient = mean_squared_error(q.forward(observations, actions), target_q)
-                q.backward(0.5 * gradient)
-                critic_loss += 0.5 * loss
-            self.critic.optimizer.step()
-            critic_losses.append(critic_loss)
-
-            # The actor climbs the smaller of the critics' predictions; its loss is mean(ent_coef * log_prob - min Q).
-            feature_major_actions = actions_pi.detach().t().contiguous()
-            q_pi = th.cat([q.forward(observations, feature_major_actions) for q in critics])
-            min_q_pi, smallest = q_pi.min(dim=0)
-            actor_losses.append((ent_coef * log_prob.detach() - min_q_pi).mean().item())
-            slope = -1 / len(log_prob) * F.one_hot(smallest, len(critics)).t().to(q_pi.dtype)
-            action_gradient = th.stack(
-                [q.input_gradient(slope[i : i + 1], block=1) for i, q in enumerate(critics)]
-            ).sum(0)
-            self.actor.optimizer.zero_grad()
-            th.autograd.backward(
-                [actions_pi, log_prob], [action_gradient.t(), (ent_coef / len(log_prob)).expand_as(log_prob)]
-            )
-            assert latent.grad is not None
-            actor_body.backward(latent.grad.t().contiguous())
-            self.actor.optimizer.step()
-
-            if gradient_step % self.target_update_interval == 0:
-                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-
+        with kernels_only():
+            losses = [self._take_gradient_step(batch_size, step) for step in range(gradient_steps)]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/ent_coef", np.mean(ent_coefs))
-        self.logger.record("train/actor_loss", np.mean(actor_losses))
-        self.logger.record("train/critic_loss", np.mean(critic_losses))
-        if ent_coef_losses:
-            self.logger.record("train/ent_coef_loss", np.mean(ent_coef_losses))
+        for name in losses[0] if losses else ():
+            self.logger.record(f"train/{name}", np.mean([loss[name] for loss in losses]))
 
-    def _sample_actions(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Sample squashed actions ``(batch, action dimensions)`` and their log-probabilities ``(batch,)``."""
-        log_std_head = cast(nn.Linear, self.actor.log_std)  # a plain vector only with gSDE, which is not run here
-        distribution = cast(SquashedDiagGaussianDistribution, self.actor.action_dist)
-        log_std = log_std_head(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)
-        return distribution.log_prob_from_params(self.actor.mu(latent), log_std)
+    @th.no_grad()
+    def _take_gradient_step(self, batch_size: int, step: int) -> dict[str, float]:
+        """Update actor, critics and entropy coefficient once, and give the losses."""
+        assert self.replay_buffer is not None
+        batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env, self.gamma)
+        n = batch_size
+        observations, next_observations = batch.observations[:, :n], batch.observations[:, n:]
+        # One pass of the actor for both; what is said about the next observations is not differentiated.
+        noise = th.empty(2 * n, len(batch.actions))
+        noise[:n].normal_()
+        noise[n:].normal_()
+        policy = SquashedGaussian(self._actor.forward(batch.observations), noise)
+        log_prob, next_log_prob = policy.log_prob[:, :n], policy.log_prob[:, n:]
+        mean_log_prob = log_prob.mean().item()
+        losses = self._update_ent_coef(mean_log_prob)
+        ent_coef = losses["ent_coef"]
+
+        next_q = self._target_critics.forward(next_observations, policy.actions[:, n:], remember=False)
+        q = self._critics.forward(observations, batch.actions)
+        # Each critic's loss is half of its mean squared error.
+        loss, gradient = regress(q, next_q, batch, 1, next_log_prob, ent_coef)
+        self._critics.backward(gradient)
+        self._critic_optimizer.step()
+
+        # The actor climbs the smaller of the critics' predictions: its loss is mean(ent_coef * log_prob - min Q).
+        q_pi = self._critics.forward(observations, policy.actions[:, :n])
+        height, slope = ascend(q_pi)
+        action_gradient = self._critics.input_gradient(slope, block=1)
+        self._actor.backward(policy.backward(action_gradient, ent_coef / n))
+        self._actor_optimizer.step()
+
+        if step % self.target_update_interval == 0:
+            update_targets(self._target_critics, self._critics, self.tau)
+        return {**losses, "actor_loss": ent_coef * mean_log_prob - height, "critic_loss": 0.5 * loss}
+
+    def _update_ent_coef(self, mean_log_prob: float) -> dict[str, float]:
+        """Update the entropy coefficient, if it is learnt; give the loss, and the coefficient before."""
+        if self._ent_coef_optimizer is None:
+            return {"ent_coef": self.ent_coef_tensor.item()}
+        assert isinstance(self.target_entropy, float)
+        assert self.log_ent_coef is not None
+        log_ent_coef = self.log_ent_coef.item()
+        gradient = -(mean_log_prob + self.target_entropy)
+        (stack,) = self._ent_coef_optimizer.stacks
+        stack.has_moved()  # a loaded model gave it other memory
+        stack.gradient.fill_(gradient)
+        stack.show_gradient()
+        self._ent_coef_optimizer.step()
+        return {"ent_coef": exp(log_ent_coef), "ent_coef_loss": log_ent_coef * gradient}
+
+    def predict(
+        self,
+        observation: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]],
+        state: tuple[np.ndarray[Any, Any], ...] | None = None,
+        episode_start: np.ndarray[Any, Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray[Any, Any], tuple[np.ndarray[Any, Any], ...] | None]:
+        """
+        Choose actions.
+
+        :param observation: observations, of shape ``(batch, features)``
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: whether to take the mean instead of drawing them
+        :return: actions, of shape ``(batch, action dimensions)``, and ``state``
+        """
+        batch = as_batch(self.policy, observation) if self._is_fast else None
+        if batch is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        parameters = self._actor.forward(batch, remember=False)
+        if deterministic:
+            actions = parameters[: len(parameters) // 2].tanh()
+        else:
+            noise = th.empty(batch.shape[1], len(parameters) // 2).normal_()
+            actions = SquashedGaussian(parameters, noise).actions
+        return to_environment(self.policy, actions), state
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_is_fast", "_actor_body", "_critics", "_target_critics"]
+        return [*super()._excluded_save_params(), *_OWN]

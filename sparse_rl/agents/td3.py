@@ -1,16 +1,17 @@
 """Twin delayed deep deterministic policy gradient: Stable-Baselines3's logic, on feature-major networks."""
 
+from typing import Any
+
 import numpy as np
 import stable_baselines3
 import torch as th
-from stable_baselines3.common.utils import polyak_update
 
-from sparse_rl.agents.networks import (
-    can_run_feature_major,
-    feature_major,
-    mean_squared_error,
-    to_feature_major,
-)
+from sparse_rl.agents.batches import sample
+from sparse_rl.agents.losses import ascend, regress
+from sparse_rl.agents.networks import as_batch, has_known_networks, layers_of, to_environment, update_targets
+from sparse_rl.agents.optimizers import FastAdam
+from sparse_rl.kernels import kernels_only
+from sparse_rl.nn import FeatureMajorMLP
 
 
 class TD3(stable_baselines3.TD3):
@@ -18,21 +19,27 @@ class TD3(stable_baselines3.TD3):
     Twin delayed DDPG (Fujimoto et al. 2018), faster.
 
     Same arguments, hyperparameters and logs as Stable-Baselines3's ``TD3``, same results up to rounding, from the same
-    random numbers. ``train()`` runs the networks through :class:`~sparse_rl.nn.FeatureMajorMLP`; for policies that this
-    does not support (images, custom networks, other activations than ReLU, other devices than the CPU) it is
-    Stable-Baselines3's.
+    random numbers. ``train()`` runs the networks through :class:`~sparse_rl.nn.FeatureMajorMLP`, both critics as one;
+    for policies that this does not support (images, custom networks, other activations than ReLU, other devices than
+    the CPU) it is Stable-Baselines3's.
     """
 
     def _create_aliases(self) -> None:
         super()._create_aliases()
         # An actor ends with tanh, which is applied apart.
-        actors = [self.actor.mu[:-1], self.actor_target.mu[:-1]]
-        q_networks = [*self.critic.q_networks, *self.critic_target.q_networks]
-        self._is_fast = can_run_feature_major(self.policy, actors + q_networks)
+        actor, target_actor = (layers_of(network.mu)[:-1] for network in (self.actor, self.actor_target))
+        critics, targets = (
+            [layers_of(network) for network in critic.q_networks] for critic in (self.critic, self.critic_target)
+        )
+        self._is_fast = has_known_networks(self.policy) and all(
+            FeatureMajorMLP.supports(*networks) for networks in ([actor], [target_actor], critics, targets)
+        )
         if self._is_fast:
-            self._actor, self._target_actor = (feature_major(actor) for actor in actors)
-            self._critics = [feature_major(q_net) for q_net in self.critic.q_networks]
-            self._target_critics = [feature_major(q_net) for q_net in self.critic_target.q_networks]
+            self._actor, self._target_actor = FeatureMajorMLP(actor), FeatureMajorMLP(target_actor)
+            self._critics, self._target_critics = FeatureMajorMLP(*critics), FeatureMajorMLP(*targets)
+            self._first_critic = FeatureMajorMLP(critics[0])
+            self._actor_optimizer = FastAdam(self.actor.optimizer, self._actor.stacks)
+            self._critic_optimizer = FastAdam(self.critic.optimizer, self._critics.stacks)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -44,51 +51,72 @@ class TD3(stable_baselines3.TD3):
         if not self._is_fast:
             super().train(gradient_steps, batch_size)
             return
-        assert self.replay_buffer is not None
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
-
         actor_losses, critic_losses = [], []
-        for _ in range(gradient_steps):
-            self._n_updates += 1
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            discounts = self.gamma if batch.discounts is None else batch.discounts.t()
-            observations = to_feature_major(batch.observations)
-            next_observations = to_feature_major(batch.next_observations)
-            actions = to_feature_major(batch.actions)
-
-            noise = th.empty_like(batch.actions).normal_(0, self.target_policy_noise).t()
-            noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
-            next_actions = self._target_actor.forward(next_observations, remember=False).tanh()
-            next_actions = (next_actions + noise).clamp(-1, 1).contiguous()
-            next_q = [q.forward(next_observations, next_actions, remember=False) for q in self._target_critics]
-            min_next_q = th.cat(next_q).amin(0, keepdim=True)
-            target_q = batch.rewards.t() + (1 - batch.dones.t()) * discounts * min_next_q
-
-            critic_loss = 0.0
-            for q in self._critics:
-                loss, gradient = mean_squared_error(q.forward(observations, actions), target_q)
-                q.backward(gradient)
-                critic_loss += loss
-            self.critic.optimizer.step()
-            critic_losses.append(critic_loss)
-
-            if self._n_updates % self.policy_delay == 0:
-                actions_pi = self._actor.forward(observations).tanh()
-                q_pi = self._critics[0].forward(observations, actions_pi)
-                actor_losses.append(-q_pi.mean().item())
-                slope = th.full_like(q_pi, -1 / q_pi.numel())
-                action_gradient = self._critics[0].input_gradient(slope, block=1)
-                self._actor.backward(action_gradient * (1 - actions_pi.square()))
-                self.actor.optimizer.step()
-
-                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-                polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
-
+        with kernels_only():
+            for _ in range(gradient_steps):
+                self._n_updates += 1
+                actor_loss, critic_loss = self._take_gradient_step(batch_size, self._n_updates % self.policy_delay == 0)
+                critic_losses.append(critic_loss)
+                if actor_loss is not None:
+                    actor_losses.append(actor_loss)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if actor_losses:
             self.logger.record("train/actor_loss", np.mean(actor_losses))
         self.logger.record("train/critic_loss", np.mean(critic_losses))
 
+    @th.no_grad()
+    def _take_gradient_step(self, batch_size: int, update_actor: bool) -> tuple[float | None, float]:
+        """Update the critics and perhaps the actor and the targets once, and give actor's and critics' loss."""
+        assert self.replay_buffer is not None
+        batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env, self.gamma)
+        n = batch_size
+        observations, next_observations = batch.observations[:, :n], batch.observations[:, n:]
+
+        noise = th.empty(n, len(batch.actions)).normal_(0, self.target_policy_noise).t()
+        noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
+        next_actions = self._target_actor.forward(next_observations, remember=False).tanh_()
+        next_actions = next_actions.add_(noise).clamp_(-1, 1)
+        next_q = self._target_critics.forward(next_observations, next_actions, remember=False)
+        critic_loss, gradient = regress(self._critics.forward(observations, batch.actions), next_q, batch, 2)
+        self._critics.backward(gradient)
+        self._critic_optimizer.step()
+        if not update_actor:
+            return None, critic_loss
+
+        actions_pi = self._actor.forward(observations).tanh_()
+        height, slope = ascend(self._first_critic.forward(observations, actions_pi))
+        action_gradient = self._first_critic.input_gradient(slope, block=1)
+        self._actor.backward(action_gradient * (1 - actions_pi.square()))
+        self._actor_optimizer.step()
+
+        update_targets(self._target_critics, self._critics, self.tau)
+        update_targets(self._target_actor, self._actor, self.tau)
+        return -height, critic_loss
+
+    def predict(
+        self,
+        observation: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]],
+        state: tuple[np.ndarray[Any, Any], ...] | None = None,
+        episode_start: np.ndarray[Any, Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray[Any, Any], tuple[np.ndarray[Any, Any], ...] | None]:
+        """
+        Choose actions.
+
+        :param observation: observations, of shape ``(batch, features)``
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: whether to take the same actions always, which it does anyway
+        :return: actions, of shape ``(batch, action dimensions)``, and ``state``
+        """
+        batch = as_batch(self.policy, observation) if self._is_fast else None
+        if batch is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        actions = self._actor.forward(batch, remember=False).tanh_()
+        return to_environment(self.policy, actions), state
+
     def _excluded_save_params(self) -> list[str]:
-        own = ["_is_fast", "_actor", "_target_actor", "_critics", "_target_critics"]
+        own = ["_is_fast", "_actor", "_target_actor", "_critics", "_target_critics", "_first_critic"]
+        own += ["_actor_optimizer", "_critic_optimizer"]
         return [*super()._excluded_save_params(), *own]

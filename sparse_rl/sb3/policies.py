@@ -119,6 +119,15 @@ class _SparsePolicy(BasePolicy):
         # `q_networks` is a plain list of the same modules, whose layers were replaced in place.
         return critic.to(self.device)
 
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Switch between training and evaluation, if that changes anything: Stable-Baselines3 asks at each step.
+
+        :param mode: whether to train
+        """
+        if mode != self.training:
+            super().set_training_mode(mode)
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own = {"sparsity": self.sparsity, "distribution": self.distribution, "kernel": self.kernel}
         return super()._get_constructor_parameters() | own
