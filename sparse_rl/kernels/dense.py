@@ -152,6 +152,10 @@ def multiply(
         result = (y + group * n_rows * y_stride * size, y_stride, relu, shown, mask_stride)
         entry = _multiply_strips(block(bias), matrix, activations, result, rows, entry, stop, accumulate)
         entry = _multiply_strips(narrow(bias), matrix, activations, result, rows, entry, stop, accumulate)
+        tail = stop - lanes_of(narrow(bias))
+        if entry < stop and tail >= 0 and not accumulate:
+            # What is left is too narrow for a vector: compute some of the entries before once more.
+            entry = _multiply_strips(narrow(bias), matrix, activations, result, rows, tail, stop, accumulate)
         _multiply_strips(single(bias), matrix, activations, result, rows, entry, stop, accumulate)
 
 
@@ -213,6 +217,43 @@ def transpose(x: int, x_stride: int, n_rows: int, n_columns: int, y: int, y_stri
             for j in range(start, min(start + _TILE, n_columns)):
                 for i in range(first, last):
                     store(load(one, x, i * x_stride + j), y, j * y_stride + i)
+
+
+@njit(parallel=True, cache=True)
+def multiply_transposed(
+    dy: int,
+    dy_stride: int,
+    x: int,
+    x_stride: int,
+    y: int,
+    y_stride: int,
+    n_rows: int,
+    n_columns: int,
+    n_batch: int,
+    like: Floats,
+) -> None:
+    """
+    Multiply a matrix with a transposed one of few rows: ``y[i, j] = dy[i] . x[j]``.
+
+    :param dy: address of the matrix, ``(rows, batch)``
+    :param dy_stride: elements between two rows of it
+    :param x: address of the other, ``(columns, batch)``
+    :param x_stride: elements between two rows of it
+    :param y: address of the result, ``(rows, columns)``
+    :param y_stride: elements between two rows of it
+    :param n_rows: rows of the result
+    :param n_columns: columns of the result
+    :param n_batch: columns of the two matrices
+    :param like: an array of their element type
+    """
+    for i in prange(n_rows):
+        row = array_at(y + i * y_stride * like.itemsize, n_columns, like)
+        shifted = dy + i * dy_stride * like.itemsize
+        for j in range(n_columns):
+            total = like.dtype.type(0)
+            total, entry = _dot_strips(wide(like), total, shifted, x, j * x_stride, 0, n_batch)
+            total, entry = _dot_strips(narrow(like), total, shifted, x, j * x_stride, entry, n_batch)
+            row[j], entry = _dot_strips(single(like), total, shifted, x, j * x_stride, entry, n_batch)
 
 
 @njit

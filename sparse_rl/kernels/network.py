@@ -36,6 +36,8 @@ _INDICES = np.empty(0, np.int32)
 _POSITIONS = np.empty(0, np.int64)
 
 
+_FEW = 32  # columns that are not worth a transposition
+
 PAIR = 128  # bytes: a cache fetches pairs of lines
 
 
@@ -172,6 +174,13 @@ def _differentiate_dense(
     rows, size = level.rows // level.groups, like.itemsize
     stride = padded(width, size)
     for group in range(level.groups):
+        if width < _FEW:
+            dense.multiply_transposed(
+                level.d_out + group * rows * level.d_out_stride * size, level.d_out_stride,
+                x + group * width * x_stride * size, x_stride, out + group * rows * level.inputs * size, level.inputs,
+                rows, width, n_batch, like,
+            )  # fmt: skip
+            continue
         dense.transpose(x + group * width * x_stride * size, x_stride, width, n_batch, level.scratch, stride, like)
         dense.multiply(
             level.d_out + group * rows * level.d_out_stride * size, level.d_out_stride, 1, 0, 1, like,

@@ -121,8 +121,12 @@ def multiply(
         chunk, entry = job // strips, job % strips * width
         stop = min(entry + width, n_batch)
         rows = (n_rows * chunk // chunks, n_rows * (chunk + 1) // chunks)
+        first, tail = entry, stop - lanes_of(narrow(values))
         entry = _multiply_strips(wide(values), matrix, activations, result, rows, entry, stop)
         entry = _multiply_strips(narrow(values), matrix, activations, result, rows, entry, stop)
+        if entry < stop and tail >= first and not accumulate:
+            # What is left is too narrow for a vector: compute some of the entries before once more.
+            entry = _multiply_strips(narrow(values), matrix, activations, result, rows, tail, stop)
         _multiply_strips(single(values), matrix, activations, result, rows, entry, stop)
 
 
