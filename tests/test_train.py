@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import stable_baselines3
 import torch as th
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,6 +23,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
+from sparse_rl.training.callbacks import PatienceCallback
 from sparse_rl.training.cli import main
 from sparse_rl.training.evaluate import evaluate
 from sparse_rl.training.evaluate import main as evaluate_main
@@ -549,3 +551,16 @@ def test_help_and_typos_answer_without_pytorch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_first_gradient_step_that_takes_long_is_explained(capsys):
+    class Slow(stable_baselines3.SAC):
+        def train(self, gradient_steps, batch_size=64):
+            time.sleep(0.3)
+
+    model = Slow("MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=100)
+    model.learn(12, PatienceCallback(seconds=0.1))
+    assert capsys.readouterr().out.count("compiling the kernels") == 1
+    model = stable_baselines3.SAC("MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=100)
+    model.learn(12, PatienceCallback(seconds=30))
+    assert "compiling" not in capsys.readouterr().out

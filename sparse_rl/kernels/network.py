@@ -59,12 +59,19 @@ def padded(columns: int, itemsize: int) -> int:
 
 
 @njit
+def _constants() -> tuple[int, int, bool, bool]:
+    # Numba compiles a function anew for each literal that it is called with; these are not literals.
+    return np.int64(0), np.int64(1), np.bool_(False), np.bool_(True)
+
+
+@njit
 def _bias_of(level: Any, like: Any) -> Any:
     return array_at(level.bias, level.rows if level.bias != 0 else 0, like)
 
 
 @njit
 def _apply(level: Any, inputs: Any, n_batch: int, chunks: int, like: Any) -> None:
+    none, one, no, yes = _constants()
     x0, stride0, x1, stride1 = inputs
     bias, relu, out, stride = _bias_of(level, like), level.relu != 0, level.out, level.out_stride
     groups, width = level.groups, level.width0 * level.groups
@@ -73,25 +80,25 @@ def _apply(level: Any, inputs: Any, n_batch: int, chunks: int, like: Any) -> Non
         values, columns = array_at(level.values, level.active, like), array_at(level.columns, level.active, _INDICES)
         pointers = array_at(level.pointers0, (level.tiles0 + 1, level.rows), _INDICES)
         sparse.multiply(
-            pointers, columns, 0, groups, values, bias, x0, stride0, width,
-            out, stride, n_batch, False, relu and is_last, 0, 0, chunks,
+            pointers, columns, none, groups, values, bias, x0, stride0, width,
+            out, stride, n_batch, no, relu and is_last, none, none, chunks,
         )  # fmt: skip
         if not is_last:
             pointers = array_at(level.pointers1, (level.tiles1 + 1, level.rows), _INDICES)
             sparse.multiply(
                 pointers, columns, level.width0, groups, values, bias, x1, stride1, level.width1,
-                out, stride, n_batch, True, relu, 0, 0, chunks,
+                out, stride, n_batch, yes, relu, none, none, chunks,
             )  # fmt: skip
     else:
         rows, size = level.rows // groups, like.itemsize
         dense.multiply(
-            level.values, level.inputs, 1, rows * level.inputs, groups, bias, x0, stride0, level.width0,
-            out, stride, rows, n_batch, False, relu and is_last, 0, 0, chunks,
+            level.values, level.inputs, one, rows * level.inputs, groups, bias, x0, stride0, level.width0,
+            out, stride, rows, n_batch, no, relu and is_last, none, none, chunks,
         )  # fmt: skip
         if not is_last:
             dense.multiply(
-                level.values + level.width0 * size, level.inputs, 1, rows * level.inputs, groups, bias,
-                x1, stride1, level.width1, out, stride, rows, n_batch, True, relu, 0, 0, chunks,
+                level.values + level.width0 * size, level.inputs, one, rows * level.inputs, groups, bias,
+                x1, stride1, level.width1, out, stride, rows, n_batch, yes, relu, none, none, chunks,
             )  # fmt: skip
 
 
@@ -107,7 +114,7 @@ def _apply_to_vector(level: Any, x: int, like: Any) -> None:
             y[:] = 0
         pointers = array_at(level.pointers0, (level.tiles0 + 1, level.rows), _INDICES)
         sparse.multiply_vector(
-            pointers[0], pointers[level.tiles0], array_at(level.columns, level.active, _INDICES), 0,
+            pointers[0], pointers[level.tiles0], array_at(level.columns, level.active, _INDICES), np.int64(0),
             array_at(level.values, level.active, like), array_at(x, level.width0, like), y, relu,
         )  # fmt: skip
     else:
@@ -141,6 +148,7 @@ def forward(levels: Any, x0: int, stride0: int, x1: int, stride1: int, n_batch: 
 @njit
 def _differentiate(level: Any, inputs: Any, n_batch: int, chunks: int, like: Any) -> None:
     """Write the gradients of a level's parameters."""
+    none, _, _, _ = _constants()
     x0, stride0, x1, stride1 = inputs
     dy, dy_stride, groups = level.d_out, level.d_out_stride, level.groups
     if level.d_bias != 0:
@@ -152,7 +160,7 @@ def _differentiate(level: Any, inputs: Any, n_batch: int, chunks: int, like: Any
         columns = array_at(level.columns, level.active, _INDICES)
         pointers = array_at(level.pointers0, (level.tiles0 + 1, level.rows), _INDICES)
         width = level.width0 * groups
-        sparse.sample(pointers, columns, 0, groups, dy, dy_stride, x0, stride0, width, n_batch, d_values, chunks)
+        sparse.sample(pointers, columns, none, groups, dy, dy_stride, x0, stride0, width, n_batch, d_values, chunks)
         if level.width1:
             pointers = array_at(level.pointers1, (level.tiles1 + 1, level.rows), _INDICES)
             sparse.sample(
@@ -171,6 +179,7 @@ def _differentiate_dense(
     level: Any, x: int, x_stride: int, width: int, out: int, n_batch: int, chunks: int, like: Any
 ) -> None:
     """Multiply the gradient of the output with the transposed inputs, group by group."""
+    none, one, no, _ = _constants()
     rows, size = level.rows // level.groups, like.itemsize
     stride = padded(width, size)
     for group in range(level.groups):
@@ -183,9 +192,9 @@ def _differentiate_dense(
             continue
         dense.transpose(x + group * width * x_stride * size, x_stride, width, n_batch, level.scratch, stride, like)
         dense.multiply(
-            level.d_out + group * rows * level.d_out_stride * size, level.d_out_stride, 1, 0, 1, like,
+            level.d_out + group * rows * level.d_out_stride * size, level.d_out_stride, one, none, one, like,
             level.scratch, stride, n_batch, out + group * rows * level.inputs * size, level.inputs,
-            rows, width, False, False, 0, 0, chunks,
+            rows, width, no, no, none, none, chunks,
         )  # fmt: skip
 
 
@@ -194,6 +203,7 @@ def _pull_back(
     level: Any, block: int, dx: int, dx_stride: int, mask: int, mask_stride: int, n_batch: int, chunks: int, like: Any
 ) -> None:
     """Compute the gradient of a block of a level's inputs; it is zero where a mask is zero or negative."""
+    none, one, no, _ = _constants()
     dy, dy_stride, groups = level.d_out, level.d_out_stride, level.groups
     width = level.width0 if block == 0 else level.width1
     if level.is_sparse:
@@ -210,14 +220,14 @@ def _pull_back(
         for p in range(active):
             taken[p] = values[positions[p]]
         sparse.multiply(
-            array_at(pointers, (tiles + 1, groups * width), _INDICES), array_at(columns, active, _INDICES), 0, groups,
-            taken, like, dy, dy_stride, level.rows, dx, dx_stride, n_batch, False, False, mask, mask_stride, chunks,
+            array_at(pointers, (tiles + 1, groups * width), _INDICES), array_at(columns, active, _INDICES), none, groups,
+            taken, like, dy, dy_stride, level.rows, dx, dx_stride, n_batch, no, no, mask, mask_stride, chunks,
         )  # fmt: skip
     else:
         rows, start = level.rows // groups, 0 if block == 0 else level.width0 * like.itemsize
         dense.multiply(
-            level.values + start, 1, level.inputs, rows * level.inputs, groups, like, dy, dy_stride, rows,
-            dx, dx_stride, width, n_batch, False, False, mask, mask_stride, chunks,
+            level.values + start, one, level.inputs, rows * level.inputs, groups, like, dy, dy_stride, rows,
+            dx, dx_stride, width, n_batch, no, no, mask, mask_stride, chunks,
         )  # fmt: skip
 
 
@@ -252,16 +262,17 @@ def backward(
     :param chunks: threads
     :param like: an empty array of the element type
     """
+    none, _, _, _ = _constants()
     for index in range(levels.size - 1, -1, -1):
         level = levels[index]
         if index > 0:
             below = levels[index - 1]
             if parameters:
-                _differentiate(level, (below.out, below.out_stride, 0, 0), n_batch, chunks, like)
-            mask = below.out if below.relu else 0
-            _pull_back(level, 0, below.d_out, below.d_out_stride, mask, below.out_stride, n_batch, chunks, like)
+                _differentiate(level, (below.out, below.out_stride, none, none), n_batch, chunks, like)
+            mask = below.out if below.relu else none
+            _pull_back(level, none, below.d_out, below.d_out_stride, mask, below.out_stride, n_batch, chunks, like)
         else:
             if parameters:
                 _differentiate(level, (x0, stride0, x1, stride1), n_batch, chunks, like)
             if block >= 0:
-                _pull_back(level, block, dx, dx_stride, 0, 0, n_batch, chunks, like)
+                _pull_back(level, block, dx, dx_stride, none, none, n_batch, chunks, like)

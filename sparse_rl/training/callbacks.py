@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping
+from threading import Timer
 from types import FrameType
 from typing import Any
 
@@ -52,6 +53,37 @@ class GuardCallback(BaseCallback):
             if not np.isfinite(self.locals[key]).all():
                 self.failure = f"Training ended at step {self.num_timesteps}: NaN or infinite {name}."
         return not self.ended_early
+
+
+class PatienceCallback(BaseCallback):
+    """
+    Say why the first gradient step takes long: the first time on a machine, Numba compiles the kernels.
+
+    :param seconds: how long it may take before anything is said
+    """
+
+    def __init__(self, seconds: float = 3.0) -> None:
+        super().__init__()
+        self._timer = Timer(seconds, self._say)
+        self._timer.daemon = True
+        self._is_over = False
+
+    def _say(self) -> None:
+        print("compiling the kernels for this machine, once: this takes up to a minute", flush=True)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if not self._is_over and self.num_timesteps > getattr(self.model, "learning_starts", 0):
+            self._timer.start()
+            self._is_over = True
+
+    def _on_rollout_start(self) -> None:
+        self._timer.cancel()
+
+    def _on_training_end(self) -> None:
+        self._timer.cancel()
 
 
 class _Stopped(Exception):  # noqa: N818 - no error

@@ -30,6 +30,7 @@ from sparse_rl.training.callbacks import (
     EvaluationCallback,
     GuardCallback,
     HyperparametersCallback,
+    PatienceCallback,
     PublishCallback,
 )
 from sparse_rl.training.connectivity import ConnectivityCallback
@@ -164,7 +165,7 @@ class Experiment:
         steps, n_envs = hyperparameters["n_timesteps"], hyperparameters["n_envs"]
         # Every 1000 steps, as ANF's topology updates; at least 50 points for the picture of a short run.
         connectivity = ConnectivityCallback(folder, min(1000, max(1, steps // 50)), self.plan.title)
-        callbacks: list[BaseCallback] = [self.guard]
+        callbacks: list[BaseCallback] = [self.guard, PatienceCallback()]
         if self.method is not None:
             callbacks.append(TopologyCallback(self.method))
         callbacks += [connectivity, HyperparametersCallback(self._comparable(), configuration)]
