@@ -124,7 +124,7 @@ def test_the_fast_learner_agrees_with_stable_baselines3s(learner, kernel, distri
     kwargs = {"sparsity": 0.6, "distribution": distribution, "kernel": kernel}
     policy = ("MlpPolicy", {}) if kernel is None else (SPARSE[learner], kwargs)
     ours, theirs = (updated(make(algorithm[learner], *policy)) for algorithm in (OURS, THEIRS))
-    assert ours._is_fast
+    assert ours._follow()
     assert_same(ours, theirs)
 
 
@@ -164,7 +164,7 @@ def test_the_fast_learner_agrees_whatever_the_settings(learner, settings):
         updated(make(algorithm[learner], SPARSE[learner], policy_kwargs, env(), **settings), 40, gradient_steps=2)
         for algorithm in (OURS, THEIRS)
     )
-    assert ours._is_fast
+    assert ours._follow()
     assert_same(ours, theirs)
 
 
@@ -191,7 +191,7 @@ class PolicyOfItsOwn(SACPolicy):
 )
 def test_what_the_fast_learner_does_not_support_is_left_to_stable_baselines3(learner, policy, settings):
     ours, theirs = (updated(make(algorithm[learner], policy, **settings), 20) for algorithm in (OURS, THEIRS))
-    assert not ours._is_fast
+    assert not ours._follow()
     expected = theirs.policy.state_dict()
     assert all(th.equal(value, expected[name]) for name, value in ours.policy.state_dict().items())
 
@@ -292,7 +292,7 @@ def test_a_saved_model_is_loaded_by_either_learner_and_goes_on_alike(learner, re
     model.save(tmp_path / "model")
     loaded = reader[learner].load(tmp_path / "model", env=Drift(), device="cpu")
     assert all(th.equal(v, loaded.policy.state_dict()[n]) for n, v in model.policy.state_dict().items())
-    assert not {"_is_fast", "_actor", "_actor_body", "_critics"} & {*vars(loaded)} or reader is OURS
+    assert not {"_known", "_actor", "_critics"} & {*vars(loaded)} or reader is OURS
     loaded.set_logger(Logger(None, []))
     fill(loaded)
     for each in (model, loaded):
@@ -305,7 +305,7 @@ def test_stable_baselines3s_saved_model_becomes_fast(learner, tmp_path):
     model = updated(make(THEIRS[learner], SPARSE[learner]), 20)
     model.save(tmp_path / "model")
     loaded = OURS[learner].load(tmp_path / "model", env=Drift(), device="cpu")
-    assert loaded._is_fast
+    assert loaded._follow()
     loaded.set_logger(Logger(None, []))
     fill(loaded)
     for each in (model, loaded):

@@ -6,11 +6,8 @@ from typing import Any
 import numpy as np
 import torch as th
 from numba import njit
-from numpy.typing import NDArray
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
-
-Floats = NDArray[np.floating[Any]]
 
 _EPSILON = np.float32(SquashedDiagGaussianDistribution(1).epsilon)
 _LOW, _HIGH = np.float32(LOG_STD_MIN), np.float32(LOG_STD_MAX)

@@ -1,5 +1,7 @@
 """What the learners share: which policies they can run in feature-major layout, and what they do to parameters."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -28,8 +30,11 @@ def has_known_networks(policy: SACPolicy | TD3Policy) -> bool:
     :return: whether observations are flat vectors, and actor and critic compute what is known
     """
     space = policy.observation_space
+    stock = SACPolicy if isinstance(policy, SACPolicy) else TD3Policy
     return (
-        isinstance(space, spaces.Box)
+        type(policy)._predict is stock._predict
+        and type(policy).predict is stock.predict
+        and isinstance(space, spaces.Box)
         and len(space.shape) == 1
         and type(policy.actor) in _KNOWN_MODULES
         and type(policy.critic) in _KNOWN_MODULES
@@ -46,6 +51,30 @@ def layers_of(network: nn.Module) -> list[nn.Module]:
     """
     # Not children(), which names a module that is used twice only once.
     return list(network) if isinstance(network, nn.Sequential) else []
+
+
+def is_same(present: Sequence[object], known: Sequence[object]) -> bool:
+    """
+    Tell whether two lists hold the very same objects.
+
+    :param present: some objects
+    :param known: other objects, or the same
+    :return: whether they are the same, in the same order
+    """
+    return len(present) == len(known) and all(a is b for a, b in zip(present, known, strict=True))
+
+
+def has_hooks(layer: object) -> bool:
+    """
+    Tell whether somebody wants to be called when a layer runs, or when it gets a gradient.
+
+    :param layer: a layer; anything else has none
+    :return: whether there are any hooks
+    """
+    if not isinstance(layer, nn.Module):
+        return False
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or any(p._backward_hooks for p in layer._parameters.values() if p is not None)
 
 
 def heads_of(actor: nn.Module) -> list[nn.Module]:
@@ -70,7 +99,7 @@ def as_batch(policy: BasePolicy, observation: object) -> th.Tensor | None:
     """
     space = policy.observation_space
     if isinstance(observation, np.ndarray) and observation.dtype == np.float32 and observation.shape[1:] == space.shape:
-        return th.from_numpy(observation).t()
+        return th.from_numpy(np.require(observation, requirements=["C", "W"])).t()
     return None
 
 
@@ -80,9 +109,11 @@ def to_environment(policy: BasePolicy, actions: th.Tensor) -> NDArray[np.float32
 
     :param policy: the policy, whose actions are squashed
     :param actions: tensor of shape ``(action dimensions, batch)``, in [-1, 1]
-    :return: array of shape ``(batch, action dimensions)``, in the action space
+    :return: array of shape ``(batch, *action space)``, in the action space
     """
-    return policy.unscale_action(np.ascontiguousarray(actions.numpy().T))
+    shape = policy.action_space.shape
+    assert shape is not None
+    return policy.unscale_action(actions.t().reshape(-1, *shape).numpy())
 
 
 def update_targets(targets: FeatureMajorMLP, networks: FeatureMajorMLP, tau: float) -> None:

@@ -1,16 +1,13 @@
 """Adam without its overhead: the same steps on the same state, in one compiled call."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch as th
 
-from sparse_rl.kernels import follow_torch
+from sparse_rl.kernels import LIKE, follow_torch
 from sparse_rl.kernels.adam import VECTOR, adam
 from sparse_rl.nn import Stack
-
-_LIKE: dict[th.dtype, Any] = {th.float32: np.empty(0, np.float32), th.float64: np.empty(0, np.float64)}
 
 
 class FastAdam:
@@ -27,8 +24,7 @@ class FastAdam:
 
     def __init__(self, optimizer: th.optim.Optimizer, stacks: Sequence[Stack]) -> None:
         self._optimizer, self.stacks = optimizer, stacks
-        self._parameters = [p for stack in stacks for p in stack.parameters]
-        self._state: list[dict[str, Any]] = []
+        self._seen: list[object] = []
 
     def step(self) -> None:
         """Take a step with the gradients that are in the stacks."""
@@ -45,58 +41,67 @@ class FastAdam:
             self._vectors, self._steps, group["lr"], beta_1, beta_2, group["eps"], group["weight_decay"], self._like
         )  # fmt: skip
 
+    @property
+    def _parameters(self) -> list[th.Tensor]:
+        return [p for stack in self.stacks for p in stack.parameters]
+
     def _is_plain(self) -> bool:
         optimizer = self._optimizer
         if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
             return False
         group = optimizer.param_groups[0]
         special = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
+        hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+        parameters = self._parameters
         return (
             not any(group.get(name) for name in special)
+            and not any(hooks)
             and not isinstance(group["lr"], th.Tensor)
-            and len(group["params"]) == len(self._parameters)
-            and all(p.requires_grad for p in self._parameters)
+            and len(group["params"]) == len(parameters)
+            and all(p.requires_grad for p in parameters)
         )
 
-    def _is_joined(self) -> bool:
-        """Tell whether state and parameters are where they were at the last step."""
+    def _look(self) -> list[object]:
+        """Tell by what state and parameters are known: where all of them lie."""
         state = self._optimizer.state
-        return (
-            bool(self._state)
-            and all(state.get(p) is mine for p, mine in zip(self._parameters, self._state, strict=True))
-            and all(mine["exp_avg"] is view for mine, view in zip(self._state, self._views, strict=True))
-            and [stack.tensor.data_ptr() for stack in self.stacks] == self._addresses
-        )
+        seen: list[object] = [stack.version for stack in self.stacks]
+        for p in self._parameters:
+            mine = state.get(p)
+            seen.append(mine and tuple(mine[name].data_ptr() for name in ("step", "exp_avg", "exp_avg_sq")))
+        return seen
+
+    def _is_joined(self) -> bool:
+        """Tell whether state and parameters are where they were at the last step, and all at the same step."""
+        return bool(self._seen) and self._look() == self._seen and bool((self._steps == self._steps[0]).all())
 
     def _join(self) -> bool:
         """Make the state views of common tensors; tell whether all parameters are at the same step."""
-        state = self._optimizer.state
-        if {id(p) for p in self._optimizer.param_groups[0]["params"]} != {id(p) for p in self._parameters}:
+        self._seen = []
+        state, parameters = self._optimizer.state, self._parameters
+        if {id(p) for p in self._optimizer.param_groups[0]["params"]} != {id(p) for p in parameters}:
             return False
-        counts = {float(state[p]["step"]) if state.get(p) else 0.0 for p in self._parameters}
+        counts = {float(state[p]["step"]) if state.get(p) else 0.0 for p in parameters}
         if len(counts) != 1:
             return False
-        steps = th.full((len(self._parameters),), counts.pop())
-        self._vectors, self._steps = np.zeros(len(self.stacks), VECTOR), steps.numpy()
-        self._state, self._views, self._kept = [], [], []
-        self._addresses = [stack.tensor.data_ptr() for stack in self.stacks]
-        self._like = _LIKE[self.stacks[0].tensor.dtype]
+        steps = th.full((len(parameters),), counts.pop())
+        self._steps, self._vectors = steps.numpy(), np.zeros(len(self.stacks), VECTOR)
+        self._kept: list[object] = [steps]
+        self._like = LIKE[self.stacks[0].tensor.dtype]
+        each_step = iter(steps)
         for record, stack in zip(self._vectors, self.stacks, strict=True):
-            moments = {name: th.zeros_like(stack.tensor) for name in ("exp_avg", "exp_avg_sq")}
-            sizes = [p.numel() for p in stack.parameters]
-            for index, p in enumerate(stack.parameters):
-                mine = state[p]
-                for name, moment in moments.items():
-                    view = moment.split(sizes)[index].view_as(p)
-                    if name in mine:
-                        view.copy_(mine[name])
-                    mine[name] = view
-                mine["step"] = steps[len(self._state)]
-                self._state.append(mine)
-                self._views.append(mine["exp_avg"])
             record["values"], record["gradient"] = stack.tensor.data_ptr(), stack.gradient.data_ptr()
             record["size"] = stack.tensor.numel()
-            for name, moment in moments.items():
+            sizes = [p.numel() for p in stack.parameters]
+            for name in ("exp_avg", "exp_avg_sq"):
+                moment = th.zeros_like(stack.tensor)
+                for p, part in zip(stack.parameters, moment.split(sizes), strict=True):
+                    view = part.view(p.shape)
+                    if name in state[p]:
+                        view.copy_(state[p][name])
+                    state[p][name] = view
                 record[name] = moment.data_ptr()
-            self._kept.append(moments)
+                self._kept += [moment, stack.tensor, stack.gradient]
+            for p in stack.parameters:
+                state[p]["step"] = next(each_step)
+        self._seen = self._look()
         return True

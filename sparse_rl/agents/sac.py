@@ -1,5 +1,6 @@
 """Soft actor-critic: Stable-Baselines3's logic, on networks that are run in feature-major layout."""
 
+from itertools import chain
 from math import exp
 from typing import Any
 
@@ -9,14 +10,23 @@ import torch as th
 
 from sparse_rl.agents.batches import sample
 from sparse_rl.agents.losses import SquashedGaussian, ascend, regress
-from sparse_rl.agents.networks import as_batch, has_known_networks, heads_of, layers_of, to_environment, update_targets
+from sparse_rl.agents.networks import (
+    as_batch,
+    has_hooks,
+    has_known_networks,
+    heads_of,
+    is_same,
+    layers_of,
+    to_environment,
+    update_targets,
+)
 from sparse_rl.agents.optimizers import FastAdam
 from sparse_rl.kernels import kernels_only
 from sparse_rl.nn import FeatureMajorMLP, Stack
 
 # What is made anew when a saved model is loaded.
 _OWN = (
-    *("_is_fast", "_actor", "_critics", "_target_critics"),
+    *("_known", "_actor", "_critics", "_target_critics"),
     *("_actor_optimizer", "_critic_optimizer", "_ent_coef_optimizer"),
 )
 
@@ -31,31 +41,34 @@ class SAC(stable_baselines3.SAC):
     than the CPU) it is Stable-Baselines3's.
     """
 
-    def _create_aliases(self) -> None:
-        super()._create_aliases()
+    def _setup_model(self) -> None:
+        self._known: list[object] = []
+        super()._setup_model()
+
+    def _follow(self) -> bool:
+        """Look at the present networks and optimizers, which may have been replaced; tell whether they can run here."""
         body, heads = layers_of(self.actor.latent_pi), heads_of(self.actor)
         critics, targets = (
             [layers_of(network) for network in critic.q_networks] for critic in (self.critic, self.critic_target)
         )
-        self._is_fast = (
-            not self.use_sde
-            and has_known_networks(self.policy)
-            and len(heads) == 2
-            and FeatureMajorMLP.supports(body, heads=heads)
-            and FeatureMajorMLP.supports(*critics)
-            and FeatureMajorMLP.supports(*targets)
-        )
-        if self._is_fast:
+        optimizers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
+        known: list[object] = [self.policy, *body, *heads, *chain(*critics, *targets), *optimizers, self.log_ent_coef]
+        if self.use_sde or len(heads) != 2 or not has_known_networks(self.policy):
+            return False
+        if not is_same(known, self._known) or any(has_hooks(layer) for layer in known):
+            self._known = []
+            supported = FeatureMajorMLP.supports(body, heads=heads) and FeatureMajorMLP.supports(*critics)
+            if not (supported and FeatureMajorMLP.supports(*targets)):
+                return False
             self._actor = FeatureMajorMLP(body, heads=heads)
             self._critics, self._target_critics = FeatureMajorMLP(*critics), FeatureMajorMLP(*targets)
             self._actor_optimizer = FastAdam(self.actor.optimizer, self._actor.stacks)
             self._critic_optimizer = FastAdam(self.critic.optimizer, self._critics.stacks)
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self._ent_coef_optimizer = None
-        if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
-            self._ent_coef_optimizer = FastAdam(self.ent_coef_optimizer, [Stack([self.log_ent_coef])])
+            self._ent_coef_optimizer = None
+            if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
+                self._ent_coef_optimizer = FastAdam(self.ent_coef_optimizer, [Stack([self.log_ent_coef])])
+            self._known = known
+        return True
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -64,14 +77,14 @@ class SAC(stable_baselines3.SAC):
         :param gradient_steps: how many
         :param batch_size: transitions in each batch
         """
-        if not self._is_fast:
+        if not self._follow():
             super().train(gradient_steps, batch_size)
             return
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:
             optimizers += [self.ent_coef_optimizer]
         self._update_learning_rate(optimizers)
-        with kernels_only():
+        with kernels_only(), self._actor.steady(), self._critics.steady(), self._target_critics.steady():
             losses = [self._take_gradient_step(batch_size, step) for step in range(gradient_steps)]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -122,7 +135,7 @@ class SAC(stable_baselines3.SAC):
         log_ent_coef = self.log_ent_coef.item()
         gradient = -(mean_log_prob + self.target_entropy)
         (stack,) = self._ent_coef_optimizer.stacks
-        stack.has_moved()  # a loaded model gave it other memory
+        stack.follow([self.log_ent_coef])  # a loaded model gave it other memory
         stack.gradient.fill_(gradient)
         stack.show_gradient()
         self._ent_coef_optimizer.step()
@@ -144,7 +157,7 @@ class SAC(stable_baselines3.SAC):
         :param deterministic: whether to take the mean instead of drawing them
         :return: actions, of shape ``(batch, action dimensions)``, and ``state``
         """
-        batch = as_batch(self.policy, observation) if self._is_fast else None
+        batch = as_batch(self.policy, observation) if self._follow() else None
         if batch is None:
             return super().predict(observation, state, episode_start, deterministic)
         parameters = self._actor.forward(batch, remember=False)

@@ -1,5 +1,7 @@
 """Twin delayed deep deterministic policy gradient: Stable-Baselines3's logic, on feature-major networks."""
 
+from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,15 @@ import torch as th
 
 from sparse_rl.agents.batches import sample
 from sparse_rl.agents.losses import ascend, regress
-from sparse_rl.agents.networks import as_batch, has_known_networks, layers_of, to_environment, update_targets
+from sparse_rl.agents.networks import (
+    as_batch,
+    has_hooks,
+    has_known_networks,
+    is_same,
+    layers_of,
+    to_environment,
+    update_targets,
+)
 from sparse_rl.agents.optimizers import FastAdam
 from sparse_rl.kernels import kernels_only
 from sparse_rl.nn import FeatureMajorMLP
@@ -24,22 +34,32 @@ class TD3(stable_baselines3.TD3):
     the CPU) it is Stable-Baselines3's.
     """
 
-    def _create_aliases(self) -> None:
-        super()._create_aliases()
+    def _setup_model(self) -> None:
+        self._known: list[object] = []
+        super()._setup_model()
+
+    def _follow(self) -> bool:
+        """Look at the present networks and optimizers, which may have been replaced; tell whether they can run here."""
         # An actor ends with tanh, which is applied apart.
-        actor, target_actor = (layers_of(network.mu)[:-1] for network in (self.actor, self.actor_target))
+        actors = [layers_of(actor.mu)[:-1] for actor in (self.actor, self.actor_target)]
         critics, targets = (
             [layers_of(network) for network in critic.q_networks] for critic in (self.critic, self.critic_target)
         )
-        self._is_fast = has_known_networks(self.policy) and all(
-            FeatureMajorMLP.supports(*networks) for networks in ([actor], [target_actor], critics, targets)
-        )
-        if self._is_fast:
-            self._actor, self._target_actor = FeatureMajorMLP(actor), FeatureMajorMLP(target_actor)
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        known: list[object] = [self.policy, *chain(*actors, *critics, *targets), *optimizers]
+        if not has_known_networks(self.policy):
+            return False
+        if not is_same(known, self._known) or any(has_hooks(layer) for layer in known):
+            self._known = []
+            if not all(FeatureMajorMLP.supports(*each) for each in (actors[:1], actors[1:], critics, targets)):
+                return False
+            self._actor, self._target_actor = (FeatureMajorMLP(actor) for actor in actors)
             self._critics, self._target_critics = FeatureMajorMLP(*critics), FeatureMajorMLP(*targets)
             self._first_critic = FeatureMajorMLP(critics[0])
             self._actor_optimizer = FastAdam(self.actor.optimizer, self._actor.stacks)
             self._critic_optimizer = FastAdam(self.critic.optimizer, self._critics.stacks)
+            self._known = known
+        return True
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -48,12 +68,15 @@ class TD3(stable_baselines3.TD3):
         :param gradient_steps: how many
         :param batch_size: transitions in each batch
         """
-        if not self._is_fast:
+        if not self._follow():
             super().train(gradient_steps, batch_size)
             return
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         actor_losses, critic_losses = [], []
-        with kernels_only():
+        networks = (self._actor, self._target_actor, self._critics, self._target_critics, self._first_critic)
+        with kernels_only(), ExitStack() as stack:
+            for network in networks:
+                stack.enter_context(network.steady())
             for _ in range(gradient_steps):
                 self._n_updates += 1
                 actor_loss, critic_loss = self._take_gradient_step(batch_size, self._n_updates % self.policy_delay == 0)
@@ -110,13 +133,13 @@ class TD3(stable_baselines3.TD3):
         :param deterministic: whether to take the same actions always, which it does anyway
         :return: actions, of shape ``(batch, action dimensions)``, and ``state``
         """
-        batch = as_batch(self.policy, observation) if self._is_fast else None
+        batch = as_batch(self.policy, observation) if self._follow() else None
         if batch is None:
             return super().predict(observation, state, episode_start, deterministic)
         actions = self._actor.forward(batch, remember=False).tanh_()
         return to_environment(self.policy, actions), state
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["_is_fast", "_actor", "_target_actor", "_critics", "_target_critics", "_first_critic"]
+        own = ["_known", "_actor", "_target_actor", "_critics", "_target_critics", "_first_critic"]
         own += ["_actor_optimizer", "_critic_optimizer"]
         return [*super()._excluded_save_params(), *own]

@@ -12,7 +12,7 @@ from sparse_rl.kernels.linear import (
     whole_rows,
     with_contiguous_rows,
 )
-from sparse_rl.kernels.network import LEVEL, backward, forward
+from sparse_rl.kernels.network import LEVEL, LIKE, backward, forward
 from sparse_rl.kernels.patterns import Pattern, split
 from sparse_rl.kernels.threads import follow_torch, kernels_only
 from sparse_rl.names import unknown
@@ -20,6 +20,7 @@ from sparse_rl.names import unknown
 __all__ = [
     "KERNELS",
     "LEVEL",
+    "LIKE",
     "Pattern",
     "backward",
     "check",

@@ -105,6 +105,12 @@ def whole_rows(x: Tensor) -> Tensor:
     return x.as_strided((x.shape[0], x.stride(0)), (x.stride(0), 1), x.storage_offset())
 
 
+def _weights(values: Tensor, patterns: Sequence[Pattern]) -> Any:
+    if values.numel() != patterns[0].columns.size:
+        raise ValueError(f"Expected {patterns[0].columns.size} active weights, not {values.numel()}.")
+    return values.detach().contiguous().numpy()
+
+
 def spmm(
     inputs: Sequence[Tensor],
     values: Tensor,
@@ -123,7 +129,7 @@ def spmm(
     :param relu: whether to apply ReLU
     :return: tensor of shape ``(rows, batch)``
     """
-    weights = values.detach().numpy()
+    weights = _weights(values, patterns)
     shift = weights[:0] if bias is None else bias.detach().numpy()
     n_rows, n_batch = patterns[0].rows, inputs[0].shape[1]
     if n_batch == 1 and patterns[0].groups == 1:
@@ -193,7 +199,7 @@ def spmm_transposed(dy: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
     :return: tensor of shape ``(groups * width, batch)``
     """
     transposed, order = pattern.transposed
-    weights = np.take(values.detach().numpy(), order)
+    weights = np.take(_weights(values, [pattern]), order)
     dx = empty_activations(transposed.rows, dy.shape[1], values)
     _multiply(transposed, weights, weights[:0], dy, dx, add=False, relu=False)
     return dx

@@ -8,6 +8,7 @@ ask for it, all the more as a batch of wide observations has driven Python out o
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
 from numpy.typing import NDArray
 
@@ -36,6 +37,9 @@ _INDICES = np.empty(0, np.int32)
 _POSITIONS = np.empty(0, np.int64)
 
 
+#: An empty array of each element type that the passes know.
+LIKE: dict[torch.dtype, Any] = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
+
 _FEW = 32  # columns that are not worth a transposition
 
 PAIR = 128  # bytes: a cache fetches pairs of lines
@@ -59,7 +63,7 @@ def padded(columns: int, itemsize: int) -> int:
 
 
 @njit
-def _constants() -> tuple[int, int, bool, bool]:
+def _constants() -> Any:
     # Numba compiles a function anew for each literal that it is called with; these are not literals.
     return np.int64(0), np.int64(1), np.bool_(False), np.bool_(True)
 
@@ -114,7 +118,7 @@ def _apply_to_vector(level: Any, x: int, like: Any) -> None:
             y[:] = 0
         pointers = array_at(level.pointers0, (level.tiles0 + 1, level.rows), _INDICES)
         sparse.multiply_vector(
-            pointers[0], pointers[level.tiles0], array_at(level.columns, level.active, _INDICES), np.int64(0),
+            pointers[0], pointers[level.tiles0], array_at(level.columns, level.active, _INDICES), _constants()[0],
             array_at(level.values, level.active, like), array_at(x, level.width0, like), y, relu,
         )  # fmt: skip
     else:
@@ -148,7 +152,7 @@ def forward(levels: Any, x0: int, stride0: int, x1: int, stride1: int, n_batch: 
 @njit
 def _differentiate(level: Any, inputs: Any, n_batch: int, chunks: int, like: Any) -> None:
     """Write the gradients of a level's parameters."""
-    none, _, _, _ = _constants()
+    none = _constants()[0]
     x0, stride0, x1, stride1 = inputs
     dy, dy_stride, groups = level.d_out, level.d_out_stride, level.groups
     if level.d_bias != 0:
@@ -179,7 +183,7 @@ def _differentiate_dense(
     level: Any, x: int, x_stride: int, width: int, out: int, n_batch: int, chunks: int, like: Any
 ) -> None:
     """Multiply the gradient of the output with the transposed inputs, group by group."""
-    none, one, no, _ = _constants()
+    none, one, no = _constants()[:3]
     rows, size = level.rows // level.groups, like.itemsize
     stride = padded(width, size)
     for group in range(level.groups):
@@ -203,7 +207,7 @@ def _pull_back(
     level: Any, block: int, dx: int, dx_stride: int, mask: int, mask_stride: int, n_batch: int, chunks: int, like: Any
 ) -> None:
     """Compute the gradient of a block of a level's inputs; it is zero where a mask is zero or negative."""
-    none, one, no, _ = _constants()
+    none, one, no = _constants()[:3]
     dy, dy_stride, groups = level.d_out, level.d_out_stride, level.groups
     width = level.width0 if block == 0 else level.width1
     if level.is_sparse:
@@ -220,8 +224,9 @@ def _pull_back(
         for p in range(active):
             taken[p] = values[positions[p]]
         sparse.multiply(
-            array_at(pointers, (tiles + 1, groups * width), _INDICES), array_at(columns, active, _INDICES), none, groups,
-            taken, like, dy, dy_stride, level.rows, dx, dx_stride, n_batch, no, no, mask, mask_stride, chunks,
+            array_at(pointers, (tiles + 1, groups * width), _INDICES), array_at(columns, active, _INDICES),
+            none, groups, taken, like, dy, dy_stride, level.rows,
+            dx, dx_stride, n_batch, no, no, mask, mask_stride, chunks,
         )  # fmt: skip
     else:
         rows, start = level.rows // groups, 0 if block == 0 else level.width0 * like.itemsize
@@ -262,7 +267,7 @@ def backward(
     :param chunks: threads
     :param like: an empty array of the element type
     """
-    none, _, _, _ = _constants()
+    none = _constants()[0]
     for index in range(levels.size - 1, -1, -1):
         level = levels[index]
         if index > 0:

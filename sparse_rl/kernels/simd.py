@@ -182,12 +182,6 @@ def multiply_add(typing_context: Any, scalar: Any, vector: Any, accumulator: Any
 
 
 @_intrinsic
-def add(typing_context: Any, left: Any, right: Any) -> Any:
-    """Add two vectors."""
-    return left(left, left), lambda context, builder, signature, arguments: builder.fadd(*arguments)
-
-
-@_intrinsic
 def where_positive(typing_context: Any, condition: Any, vector: Any) -> Any:
     """Replace the lanes of a vector by zero where those of ``condition`` are zero or negative."""
 

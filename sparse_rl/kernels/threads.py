@@ -8,6 +8,7 @@ one thread at a time: Numba in whole passes over a network (:func:`kernels_only`
 """
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,16 @@ from numba.core import config
 from numpy.typing import NDArray
 
 _given_to_kernels = 0
+_lost_in_fork = False
+
+
+def _after_fork() -> None:
+    global _lost_in_fork
+    _lost_in_fork = _start_thread_pool.cache_info().currsize > 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -29,6 +40,7 @@ def _touch(a: NDArray[np.float64]) -> None:
 
 @functools.cache
 def _start_thread_pool() -> None:
+    """Start Numba's threads, and leave PyTorch's count alone."""
     # Numba's first parallel launch calls omp_set_num_threads() with its own count, and PyTorch, if it uses the same
     # OpenMP runtime, would follow it (https://github.com/numba/numba/issues/9387).
     count = torch.get_num_threads()
@@ -72,14 +84,20 @@ def follow_torch() -> int:
     all of them.
 
     :return: how many these are
+    :raises RuntimeError: in a process that was forked after the first call
     """
-    if _given_to_kernels:
+    if _given_to_kernels and not _lost_in_fork:
         return _given_to_kernels
     _start_thread_pool()
     return _set(torch.get_num_threads() if _share_a_runtime() else 1)
 
 
 def _set(wanted: int) -> int:
+    if _lost_in_fork:  # the runtime would end the process without a word of ours
+        raise RuntimeError(
+            "This process was forked from one whose kernels had started threads, which do not survive a fork: start "
+            "processes with the methods 'spawn' or 'forkserver' of multiprocessing."
+        )
     count: int = min(wanted, vars(config)["NUMBA_NUM_THREADS"])
     if numba.get_num_threads() != count:
         numba.set_num_threads(count)

@@ -14,7 +14,6 @@ from torch import nn
 
 from sparse_rl import kernels
 from sparse_rl.nn.sparse_linear import SparseLinear
-from sparse_rl.topology import Topology
 
 
 class Stack:
@@ -25,35 +24,47 @@ class Stack:
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+        #: Changes whenever an address taken before does not hold any longer.
+        self.version = 0
+        self._dtype = parameters[0].dtype
+        self._join(parameters)
+
+    def _join(self, parameters: Sequence[torch.Tensor]) -> None:
+        self.version += 1
+        self._seen: list[tuple[object, ...]] = []
+        if any(p.dtype != self._dtype or p.device.type != "cpu" for p in parameters):
+            raise ValueError(f"Expected parameters of {self._dtype} on the CPU: make the network anew after moving it.")
         self.parameters = list(parameters)
-        self._sizes = [p.numel() for p in parameters]
-        self._join()
-
-    def _join(self) -> None:
-        if len(self.parameters) == 1:
-            self.tensor = self.parameters[0].detach().view(-1)
+        sizes = [p.numel() for p in parameters]
+        if len(sizes) == 1 and parameters[0].is_contiguous():
+            self.tensor = parameters[0].detach().view(-1)
         else:
-            self.tensor = torch.cat([p.detach().flatten() for p in self.parameters])
-            for p, part in zip(self.parameters, self.tensor.split(self._sizes), strict=True):
-                p.data = part.view_as(p)
+            self.tensor = torch.cat([p.detach().flatten() for p in parameters])
+            for p, part in zip(parameters, self.tensor.split(sizes), strict=True):
+                p.data = part.view(p.shape)
         self.gradient = torch.empty_like(self.tensor)
-        parts = zip(self.parameters, self.gradient.split(self._sizes), strict=True)
-        self._gradients = [part.view_as(p) for p, part in parts]
-        self._addresses = [p.data_ptr() for p in self.parameters]
+        parts = zip(parameters, self.gradient.split(sizes), strict=True)
+        self._gradients = [part.view(p.shape) for p, part in parts]
+        self._seen = self._look(parameters)
 
-    def has_moved(self) -> bool:
-        """Tell whether somebody gave a parameter other memory; if so, join them again."""
-        for p, address in zip(self.parameters, self._addresses, strict=True):
-            if p.data_ptr() != address:
-                self._join()
-                return True
-        return False
+    def _look(self, parameters: Sequence[torch.Tensor]) -> list[tuple[object, ...]]:
+        """Tell by what a parameter is known: who it is, where it lies and how, and whether it is trained."""
+        return [(id(p), p.data_ptr(), p.stride(), p.requires_grad) for p in parameters] + [(self.gradient.data_ptr(),)]
+
+    def follow(self, parameters: Sequence[torch.Tensor]) -> None:
+        """
+        Join the parameters again if somebody moved, replaced, froze or unfroze one of them.
+
+        :param parameters: the layers' present parameters
+        :raises ValueError: if they have another type, or are on another device
+        """
+        if self._look(parameters) != self._seen:
+            self._join(parameters)
 
     def show_gradient(self) -> None:
-        """Let ``.grad`` of the parameters that want one be views of :attr:`gradient`."""
+        """Let ``.grad`` of the parameters that want one be views of :attr:`gradient`; of others it is ``None``."""
         for p, gradient in zip(self.parameters, self._gradients, strict=True):
-            if p.requires_grad:
-                p.grad = gradient
+            p.grad = gradient if p.requires_grad else None
 
     @property
     def requires_grad(self) -> bool:
@@ -70,29 +81,37 @@ class Level:
     """
 
     def __init__(self, layers: Sequence[nn.Linear] | Sequence[SparseLinear], groups: int) -> None:
+        self._layers = layers
         self.groups = groups
         self.rows = len(layers) * layers[0].out_features
         self.in_features = layers[0].in_features
-        self._weights = Stack([self._weight_of(layer) for layer in layers])
-        biases = [layer.bias for layer in layers if layer.bias is not None]
         #: The parameters: those of several layers as one tensor.
-        self.stacks = [self._weights, *([Stack(biases)] if biases else [])]
+        self.stacks = [Stack(parameters) for parameters in self._parameters()]
 
-    @staticmethod
-    def _weight_of(layer: nn.Linear | SparseLinear) -> nn.Parameter:
-        return layer.values if isinstance(layer, SparseLinear) else cast(nn.Parameter, layer.weight)
+    def _parameters(self) -> list[list[torch.Tensor]]:
+        """List weights, and biases if there are any."""
+        weights: list[torch.Tensor] = [
+            layer.values if isinstance(layer, SparseLinear) else layer.weight for layer in self._layers
+        ]
+        biases: list[torch.Tensor] = [layer.bias for layer in self._layers if layer.bias is not None]
+        return [weights, biases] if biases else [weights]
 
-    def has_changed(self) -> bool:
-        """Tell whether what :meth:`describe` said does not hold any longer."""
-        return any([stack.has_moved() for stack in self.stacks])
+    @property
+    def version(self) -> tuple[object, ...]:
+        """What changes whenever what :meth:`describe` said does not hold any longer."""
+        return tuple(stack.version for stack in self.stacks)
 
-    def describe(self, level: Any, widths: Sequence[int], batch: int) -> list[Any]:
+    def follow(self) -> None:
+        """Look whether parameters were moved, replaced, frozen or unfrozen."""
+        for stack, parameters in zip(self.stacks, self._parameters(), strict=True):
+            stack.follow(parameters)
+
+    def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
         """
         Fill in the description of this level for the compiled passes.
 
         :param level: a record of :data:`sparse_rl.kernels.LEVEL`
         :param widths: features of each block of inputs
-        :param batch: columns of a batch
         :return: what has to be kept as long as the description is used
         """
         level["groups"], level["rows"], level["inputs"] = self.groups, self.rows, self.in_features
@@ -103,9 +122,11 @@ class Level:
         if bias:
             level["bias"] = bias[0].tensor.data_ptr()
             level["d_bias"] = bias[0].gradient.data_ptr() if bias[0].requires_grad else 0
-        scratch = kernels.empty_activations(batch, max(widths), weights.tensor)
-        level["scratch"] = scratch.data_ptr()
-        return [scratch]
+        return [each for stack in self.stacks for each in (stack.tensor, stack.gradient)]
+
+    def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
+        """Reserve the memory that a backward pass works in: the transposed inputs of a layer."""
+        return kernels.empty_activations(batch, max(widths), self.stacks[0].tensor)
 
     def before(self) -> None:
         """Do what is to be done before a pass."""
@@ -124,30 +145,25 @@ class SparseLevel(Level):
     :param groups: see :class:`Level`
     """
 
-    def __init__(self, layers: Sequence[SparseLinear], groups: int) -> None:
-        super().__init__(layers, groups)
-        self._layers = layers
-        self._topologies: list[Topology] = []
+    _layers: Sequence[SparseLinear]
 
-    def has_changed(self) -> bool:
-        """Tell whether what :meth:`describe` said does not hold any longer."""
-        # A layer makes a new `Topology` when it has got another one.
-        has_other = any(
-            layer.topology is not known for layer, known in zip(self._layers, self._topologies, strict=False)
-        )
-        return super().has_changed() or has_other
+    @property
+    def version(self) -> tuple[object, ...]:
+        """What changes whenever what :meth:`describe` said does not hold any longer."""
+        # A layer makes a new `Topology` when it has got another one. Tuples compare by identity first.
+        return (*super().version, *(_Same(layer.topology) for layer in self._layers))
 
-    def describe(self, level: Any, widths: Sequence[int], batch: int) -> list[Any]:
+    def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
         """Fill in the description of this level for the compiled passes: see :meth:`Level.describe`."""
-        super().describe(level, widths, batch)
-        self._topologies = topologies = [layer.topology for layer in self._layers]
+        kept = super().describe(level, widths)
+        topologies = [layer.topology for layer in self._layers]
         lengths = torch.cat([topology.row_ptr.diff() for topology in topologies])
         row_ptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         columns = torch.cat([topology.columns for topology in topologies])
+        if columns.numel() != level["active"]:
+            raise ValueError(f"Expected {columns.numel()} active weights, not {level['active']}.")
         patterns = kernels.split(row_ptr, columns, self.in_features, widths, self.groups)
-        scratch = torch.empty_like(self._weights.tensor)
-        level["is_sparse"], level["scratch"] = 1, scratch.data_ptr()
-        level["columns"] = _address(patterns[0].columns)
+        level["is_sparse"], level["columns"] = 1, _address(patterns[0].columns)
         for index, pattern in enumerate(patterns):
             transposed, order = pattern.transposed
             fields = {"pointers": _address(pattern.pointers), "tiles": len(pattern.pointers) - 1}
@@ -155,7 +171,23 @@ class SparseLevel(Level):
             fields |= {"t_columns": _address(transposed.columns), "t_order": _address(order), "t_active": order.size}
             for name, value in fields.items():
                 level[f"{name}{index}"] = value
-        return [patterns, scratch]
+        return [*kept, patterns]
+
+    def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
+        """Reserve the memory that a backward pass works in: the weights in the order of the transposed matrix."""
+        return torch.empty_like(self.stacks[0].tensor)
+
+
+class _Same:
+    """Equal to another of the same object, and to nothing else; keeps it, so that no other takes its place."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._value is other._value
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class ScatteredLevel(Level):
@@ -166,16 +198,17 @@ class ScatteredLevel(Level):
     :param groups: see :class:`Level`
     """
 
+    _layers: Sequence[SparseLinear]
+
     def __init__(self, layers: Sequence[SparseLinear], groups: int) -> None:
         super().__init__(layers, groups)
-        self._layers = layers
         size = self.rows * self.in_features
-        self._dense = torch.empty(size, dtype=self._weights.tensor.dtype)
+        self._dense = torch.empty(size, dtype=self.stacks[0].tensor.dtype)
         self._gradient = torch.empty_like(self._dense)
 
-    def describe(self, level: Any, widths: Sequence[int], batch: int) -> list[Any]:
+    def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
         """Fill in the description of this level for the compiled passes: see :meth:`Level.describe`."""
-        kept = super().describe(level, widths, batch)
+        kept = super().describe(level, widths)
         level["values"], level["active"] = self._dense.data_ptr(), self._dense.numel()
         level["d_values"] = self._gradient.data_ptr() if level["d_values"] else 0
         return kept
@@ -188,7 +221,7 @@ class ScatteredLevel(Level):
         """Gather the gradients."""
         size = self._dense.numel() // len(self._layers)
         positions = [i * size + layer.topology.positions for i, layer in enumerate(self._layers)]
-        torch.index_select(self._gradient, 0, torch.cat(positions), out=self._weights.gradient)
+        torch.index_select(self._gradient, 0, torch.cat(positions), out=self.stacks[0].gradient)
         super().after()
 
 

@@ -7,7 +7,9 @@ pass over all layers is one call of a compiled function; gradients are computed 
 and they are written to ``.grad``, where any optimizer finds them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from sparse_rl import kernels
 from sparse_rl.nn.levels import Level, Stack, make_level
 from sparse_rl.nn.sparse_linear import SparseLinear
 
-_LIKE: dict[torch.dtype, Any] = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
+_MOST_PROGRAMS = 4
 
 
 class FeatureMajorMLP:
@@ -47,6 +49,7 @@ class FeatureMajorMLP:
         self._has_relu = [index < n_relus for index in range(len(self._levels))]
         self._dtype = self._levels[0].stacks[0].tensor.dtype
         self._programs: dict[tuple[object, ...], _Program] = {}
+        self._is_steady = False
         self._remembered: tuple[_Program, Sequence[Tensor]] | None = None
 
     @staticmethod
@@ -67,7 +70,12 @@ class FeatureMajorMLP:
             return False
         shapes = [[_signature(layer) for layer in network[::2]] + [len(network)] for network in networks]
         heads_fit = not heads or (len(networks) == 1 and len(networks[0]) % 2 == 0)
-        return heads_fit and len({_signature(head) for head in heads}) <= 1 and shapes.count(shapes[0]) == len(shapes)
+        alike = len({_signature(head) for head in heads}) <= 1 and shapes.count(shapes[0]) == len(shapes)
+        first = [*networks[0][::2], *heads[:1]]
+        chained = all(a.out_features == b.in_features for a, b in pairwise(first))
+        parameters = [p for layer in linears for p in layer.parameters()]
+        distinct = len({id(p) for p in parameters}) == len(parameters)
+        return heads_fit and alike and chained and distinct and len({p.dtype for p in parameters}) == 1
 
     @property
     def stacks(self) -> list[Stack]:
@@ -122,21 +130,50 @@ class FeatureMajorMLP:
         assert gradient is not None
         return gradient
 
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Look once whether parameters or topologies have changed, and not again at each pass."""
+        self._follow()
+        version = self._version
+        self._programs = {key: each for key, each in self._programs.items() if each.version == version}
+        self._is_steady = True
+        try:
+            yield
+        finally:
+            self._is_steady = False
+
+    def _follow(self) -> None:
+        for level in self._levels:
+            level.follow()
+
+    @property
+    def _version(self) -> list[object]:
+        return [level.version for level in self._levels]
+
     def _last_pass(self) -> tuple["_Program", Sequence[Tensor]]:
         if self._remembered is None:
             raise ValueError("There is no forward pass to differentiate.")
+        if not self._is_steady and self._remembered[0].version != self._version:
+            raise ValueError(
+                "Parameters or topologies have changed since the forward pass: it cannot be differentiated."
+            )
         return self._remembered
 
     def _program(self, inputs: Sequence[Tensor], remember: bool) -> "_Program":
         """Find the description of a pass, or make one: it holds until parameters move or a topology changes."""
-        if any([level.has_changed() for level in self._levels]):
-            self._programs = {}
+        if not self._is_steady:
+            self._follow()
         batch, widths = inputs[0].shape[1], tuple(x.shape[0] for x in inputs)
         key = (batch, widths, remember)
         program = self._programs.get(key)
-        if program is None:
+        if program is None or (not self._is_steady and program.version != self._version):
             self._check(inputs)
-            program = self._programs[key] = _Program(self._levels, self._has_relu, widths, batch, self._dtype)
+            self._programs.pop(key, None)
+            while len(self._programs) >= _MOST_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            program = _Program(self._levels, self._has_relu, widths, batch, self._dtype, remember)
+            program.version = self._version
+            self._programs[key] = program
         if any(x.shape[1] != batch or x.dtype != self._dtype for x in inputs):
             self._check(inputs)
         return program
@@ -162,30 +199,47 @@ class _Program:
     :param widths: features of each block of inputs
     :param batch: columns of a batch
     :param dtype: of all numbers
+    :param is_remembered: whether there may be a backward pass
     """
 
+    version: list[object]
+
     def __init__(
-        self, levels: Sequence[Level], has_relu: Sequence[bool], widths: Sequence[int], batch: int, dtype: torch.dtype
+        self,
+        levels: Sequence[Level],
+        has_relu: Sequence[bool],
+        widths: Sequence[int],
+        batch: int,
+        dtype: torch.dtype,
+        is_remembered: bool,
     ) -> None:
         self._levels, self._has_relu, self._widths, self._batch = levels, has_relu, widths, batch
-        self._like = _LIKE[dtype]
+        self._like = kernels.LIKE[dtype]
         self._table = np.zeros(len(levels), kernels.LEVEL)
         self._kept: list[Any] = []
         some = torch.empty(0, dtype=dtype)
         for index, level in enumerate(levels):
             record = self._table[index]
-            self._kept += level.describe(record, widths if index == 0 else [level.in_features], batch)
+            inputs = widths if index == 0 else [level.in_features]
+            self._kept += level.describe(record, inputs)
             record["relu"] = has_relu[index]
-            outputs = [kernels.empty_activations(level.rows, batch, some) for _ in range(2)]
-            record["out"], record["d_out"] = (x.data_ptr() for x in outputs)
-            record["out_stride"], record["d_out_stride"] = (x.stride(0) for x in outputs)
-            self._kept.append(outputs)
-        self._output, self._d_output = outputs
+            self._output = self._reserve(record, "out", kernels.empty_activations(level.rows, batch, some))
+            if is_remembered:
+                self._d_output = self._reserve(record, "d_out", kernels.empty_activations(level.rows, batch, some))
+                scratch = level.scratch(inputs, batch)
+                record["scratch"] = scratch.data_ptr()
+                self._kept.append(scratch)
+
+    def _reserve(self, record: Any, name: str, activations: Tensor) -> Tensor:
+        record[name], record[f"{name}_stride"] = activations.data_ptr(), activations.stride(0)
+        self._kept.append(activations)
+        return activations
 
     def run_forward(self, inputs: Sequence[Tensor]) -> Tensor:
         for level in self._levels:
             level.before()
-        kernels.forward(self._table, *_addresses(inputs), self._batch, kernels.follow_torch(), self._like)
+        threads = 1 if self._batch == 1 else kernels.follow_torch()
+        kernels.forward(self._table, *_addresses(inputs), self._batch, threads, self._like)
         return self._output.clone()  # the next pass writes over it
 
     def run_backward(self, dy: Tensor, inputs: Sequence[Tensor], parameters: bool, block: int | None) -> Tensor | None:
@@ -194,12 +248,16 @@ class _Program:
                 f"Expected the gradient of an output of shape {tuple(self._output.shape)}, "
                 f"not one of shape {tuple(dy.shape)}."
             )
+        if block is not None and not 0 <= block < len(self._widths):
+            raise ValueError(
+                f"There are {len(self._widths)} blocks of inputs, so there is no gradient of block {block}."
+            )
         batch = dy.shape[1]
         d_output = self._d_output[:, :batch]
         d_output.copy_(dy)
         if self._has_relu[-1]:
             d_output.mul_(self._output[:, :batch] > 0)
-        dx = None if block is None else kernels.empty_activations(self._widths[block], batch, dy)
+        dx = None if block is None else kernels.empty_activations(self._widths[block], batch, d_output)
         kernels.backward(
             self._table, *_addresses(inputs), batch, parameters, -1 if block is None else block,
             0 if dx is None else dx.data_ptr(), 0 if dx is None else dx.stride(0), kernels.follow_torch(), self._like,
@@ -213,12 +271,14 @@ def _addresses(inputs: Sequence[Tensor]) -> tuple[int, int, int, int]:
 
 
 def _is_supported(layer: nn.Module) -> bool:
-    return all(p.device.type == "cpu" and p.dtype in _LIKE for p in layer.parameters())
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return not any(hooks) and all(
+        p.device.type == "cpu" and p.dtype in kernels.LIKE and not p._backward_hooks for p in layer.parameters()
+    )
 
 
 def _signature(layer: nn.Module) -> tuple[object, ...]:
     """Tell what has to be the same in layers that run as one."""
-    if isinstance(layer, SparseLinear):
-        return (layer.chosen_kernel, layer.out_features, layer.in_features, layer.bias is None, layer.values.dtype)
-    assert isinstance(layer, nn.Linear)
-    return ("dense", layer.out_features, layer.in_features, layer.bias is None, layer.weight.dtype)
+    assert isinstance(layer, nn.Linear | SparseLinear)
+    kind = layer.chosen_kernel if isinstance(layer, SparseLinear) else "dense"
+    return (kind, layer.out_features, layer.in_features, layer.bias is None)

@@ -64,9 +64,8 @@ class PatienceCallback(BaseCallback):
 
     def __init__(self, seconds: float = 3.0) -> None:
         super().__init__()
-        self._timer = Timer(seconds, self._say)
-        self._timer.daemon = True
-        self._is_over = False
+        self._seconds = seconds
+        self._timer: Timer | None = None
 
     def _say(self) -> None:
         print("compiling the kernels for this machine, once: this takes up to a minute", flush=True)
@@ -75,15 +74,17 @@ class PatienceCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if not self._is_over and self.num_timesteps > getattr(self.model, "learning_starts", 0):
+        if self._timer is None and self.num_timesteps > getattr(self.model, "learning_starts", 0):
+            self._timer = Timer(self._seconds, self._say)
+            self._timer.daemon = True
             self._timer.start()
-            self._is_over = True
 
     def _on_rollout_start(self) -> None:
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _on_training_end(self) -> None:
-        self._timer.cancel()
+        self._on_rollout_start()
 
 
 class _Stopped(Exception):  # noqa: N818 - no error
