@@ -53,7 +53,12 @@ class SAC(stable_baselines3.SAC):
         )
         optimizers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
         known: list[object] = [self.policy, *body, *heads, *chain(*critics, *targets), *optimizers, self.log_ent_coef]
-        if self.use_sde or len(heads) != 2 or not has_known_networks(self.policy):
+        if (
+            self.use_sde
+            or len(heads) != 2
+            or self.policy.actor is not self.actor
+            or not has_known_networks(self.policy)
+        ):
             return False
         if not is_same(known, self._known) or any(has_hooks(layer) for layer in known):
             self._known = []

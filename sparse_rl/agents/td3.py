@@ -47,7 +47,7 @@ class TD3(stable_baselines3.TD3):
         )
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         known: list[object] = [self.policy, *chain(*actors, *critics, *targets), *optimizers]
-        if not has_known_networks(self.policy):
+        if self.policy.actor is not self.actor or not has_known_networks(self.policy):
             return False
         if not is_same(known, self._known) or any(has_hooks(layer) for layer in known):
             self._known = []
