@@ -1,10 +1,12 @@
 """The kernels agree with each other, with a masked dense layer, and with themselves at any number of threads."""
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparse_rl import kernels
-from sparse_rl.kernels import dense, network, sparse
+from sparse_rl.kernels import adam, dense, network, sparse
+from sparse_rl.kernels import threads as threads_module
 from sparse_rl.nn import FeatureMajorMLP, SparseLinear
 from sparse_rl.topology import Topology
 
@@ -399,3 +402,13 @@ print(torch.get_num_threads())
     environment = os.environ | {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "1 1\n1 2\n2\n"), done.stderr
+
+
+def test_compiled_code_on_disk_is_out_of_date_when_any_kernel_has_changed() -> None:
+    files = sorted(Path(sparse.__file__).parent.glob("*.py"))
+    expected = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    modules = (adam, dense, network, sparse, threads_module)
+    dispatchers = {f for module in modules for f in vars(module).values() if hasattr(f, "targetoptions")}
+    cached = [f for f in dispatchers if hasattr(f._cache, "_cache_file")]
+    assert len(cached) >= 12
+    assert all(f._cache._cache_file._source_stamp == expected for f in cached)

@@ -4,16 +4,17 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from sparse_rl.kernels.caching import cached_njit
 from sparse_rl.kernels.simd import array_at
 
 #: What the step has to know of a vector of parameters: the addresses of values, gradients and moments, and its length.
 VECTOR = np.dtype([(name, np.int64) for name in ("values", "gradient", "exp_avg", "exp_avg_sq", "size")])
 
 
-@njit(parallel=True, cache=True, fastmath={"contract"}, error_model="numpy")
+@cached_njit(parallel=True, fastmath={"contract"}, error_model="numpy")
 def _step(
     values: Any, gradient: Any, exp_avg: Any, exp_avg_sq: Any, factors: Any, step_size: Any, root: Any, eps: Any
 ) -> None:
@@ -26,7 +27,7 @@ def _step(
         values[i] -= step_size * m / (np.sqrt(v) * root + eps)
 
 
-@njit(cache=True)
+@cached_njit()
 def adam(
     vectors: Any,
     steps: NDArray[np.float32],

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from sparse_rl.kernels.caching import cached_njit
 from sparse_rl.kernels.simd import (
     array_at,
     block,
@@ -93,7 +94,7 @@ def _multiply_strips(
     return entry
 
 
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def multiply(
     w: int,
     row_stride: int,
@@ -159,7 +160,7 @@ def multiply(
         _multiply_strips(single(bias), matrix, activations, result, rows, entry, stop, accumulate)
 
 
-@njit(cache=True)
+@cached_njit()
 def multiply_vector(
     w: int, row_stride: int, bias: Floats, x: int, y: int, n_rows: int, n_inputs: int, relu: bool, like: Floats
 ) -> None:
@@ -197,7 +198,7 @@ def _dot_strips(zero: Any, total: Any, x: int, w: int, row: int, entry: int, sto
 _TILE = 32
 
 
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def transpose(x: int, x_stride: int, n_rows: int, n_columns: int, y: int, y_stride: int, like: Floats) -> None:
     """
     Transpose a matrix, tile by tile, so that both sides stay in the cache.
@@ -219,7 +220,7 @@ def transpose(x: int, x_stride: int, n_rows: int, n_columns: int, y: int, y_stri
                     store(load(one, x, i * x_stride + j), y, j * y_stride + i)
 
 
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def multiply_transposed(
     dy: int,
     dy_stride: int,
@@ -265,7 +266,7 @@ def _sum_strips(zero: Any, total: Any, dy: int, entry: int, stop: int) -> tuple[
     return total, entry
 
 
-@njit(cache=True)
+@cached_njit()
 def sum_rows(dy: int, dy_stride: int, n_batch: int, out: Floats) -> None:
     """
     Sum each row of a matrix: the gradient of a bias.

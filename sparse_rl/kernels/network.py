@@ -13,6 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sparse_rl.kernels import dense, sparse
+from sparse_rl.kernels.caching import cached_njit
 from sparse_rl.kernels.simd import array_at
 
 Floats = NDArray[np.floating[Any]]
@@ -45,7 +46,7 @@ _FEW = 32  # columns that are not worth a transposition
 PAIR = 128  # bytes: a cache fetches pairs of lines
 
 
-@njit(cache=True)
+@cached_njit()
 def padded(columns: int, itemsize: int) -> int:
     """
     Say how far apart the rows of a matrix should be: an odd number of pairs of cache lines.
@@ -127,7 +128,7 @@ def _apply_to_vector(level: Any, x: int, like: Any) -> None:
         dense.multiply_vector(level.values, level.inputs, bias, x, level.out, level.rows, level.inputs, relu, like)
 
 
-@njit(cache=True)
+@cached_njit()
 def forward(levels: Any, x0: int, stride0: int, x1: int, stride1: int, n_batch: int, chunks: int, like: Floats) -> None:
     """
     Compute the outputs of all levels.
@@ -236,7 +237,7 @@ def _pull_back(
         )  # fmt: skip
 
 
-@njit(cache=True)
+@cached_njit()
 def backward(
     levels: Any,
     x0: int,

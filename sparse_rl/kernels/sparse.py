@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from sparse_rl.kernels.caching import cached_njit
 from sparse_rl.kernels.simd import (
     clip,
     dot,
@@ -69,7 +70,7 @@ def _multiply_strips(zero: Any, matrix: Any, activations: Any, result: Any, rows
     return entry
 
 
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def multiply(
     pointers: Indices,
     columns: Indices,
@@ -130,7 +131,7 @@ def multiply(
         _multiply_strips(single(values), matrix, activations, result, rows, entry, stop)
 
 
-@njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
+@cached_njit(fastmath={"contract", "reassoc", "nsz"})
 def multiply_vector(
     starts: Indices,
     stops: Indices,
@@ -179,7 +180,7 @@ def _sample_strips(
     return entry
 
 
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def sample(
     pointers: Indices,
     columns: Indices,

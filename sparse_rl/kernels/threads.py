@@ -19,6 +19,8 @@ import torch
 from numba.core import config
 from numpy.typing import NDArray
 
+from sparse_rl.kernels.caching import cached_njit
+
 _given_to_kernels = 0
 _lost_in_fork = False
 
@@ -32,7 +34,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@numba.njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def _touch(a: NDArray[np.float64]) -> None:
     for i in numba.prange(a.size):
         a[i] += 1
