@@ -25,5 +25,6 @@ bench:
 	python benchmarks/kernels.py --threads 1
 	python benchmarks/kernels.py --threads 2
 	python benchmarks/throughput.py
+	python benchmarks/breakdown.py
 	python benchmarks/scaling.py
 	python benchmarks/memory.py
