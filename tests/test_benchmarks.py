@@ -68,3 +68,11 @@ def test_memory(tmp_path: Path) -> None:
     with (tmp_path / "memory-weights.csv").open() as file:
         weights = list(csv.DictReader(file))
     assert {row["moments, bytes/weight"] for row in weights} == {"8.0"}
+
+
+def test_breakdown(tmp_path: Path) -> None:
+    rows = run("breakdown", tmp_path, "breakdown", "--steps", "3", "--fill", "260")
+    assert {"agent", "part", "calls", "ms", "million multiply-adds", "floor, ms"} == set(rows[0])
+    assert {row["agent"] for row in rows} == {"dense", "input 80 %", "uniform 95 %"}
+    forward = [float(row["million multiply-adds"]) for row in rows if row["part"] == "forward passes"]
+    assert forward == sorted(forward, reverse=True)  # the sparser, the less

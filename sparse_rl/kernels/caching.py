@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import config
 
 
 @functools.cache
@@ -31,10 +32,11 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         compiled: Any = numba.njit(cache=True, **options)(function)
-        file = compiled._cache._cache_file
-        # Not documented; if Numba renames it, this fails at once, at the first import.
-        assert hasattr(file, "_source_stamp")
-        file._source_stamp = _stamp()
+        if not vars(config)["DISABLE_JIT"]:
+            file = compiled._cache._cache_file
+            # Not documented; if Numba renames it, this fails at once, at the first import.
+            assert hasattr(file, "_source_stamp")
+            file._source_stamp = _stamp()
         return compiled
 
     return decorate
