@@ -258,7 +258,7 @@ def test_a_sparse_update_is_a_masked_dense_update(learner, kernel, algorithms):
     sparse = updated(make(algorithms[learner], SPARSE[learner], kwargs), 0)
     masked = Masked(sparse, updated(make(THEIRS[learner]), 0))
     for model in (sparse, masked.dense):
-        train(model, UPDATES // 2)
+        train(model, 50)
     layers, generator = sparse_layers(sparse.policy), th.Generator().manual_seed(0)
     for name, layer in layers.items():
         network, _, inner = name.partition(".")
@@ -269,13 +269,13 @@ def test_a_sparse_update_is_a_masked_dense_update(learner, kernel, algorithms):
             rewire_layer(layer, rewiring, optimizer, [] if target is None else [target])
             masked.rewire(name, rewiring)
     for model in (sparse, masked.dense):
-        train(model, UPDATES // 2, seed=3)
+        train(model, 50, seed=3)
 
     assert len(layers) == {"sac": 10, "td3": 12}[learner]
     for name, layer in layers.items():
         weight = masked.weight(name)
         assert not weight[~layer.topology.mask()].any()
-        th.testing.assert_close(layer.dense_weight(), weight.data, atol=1e-4, rtol=1e-4)
+        th.testing.assert_close(layer.dense_weight(), weight.data, atol=1e-5, rtol=1e-4)
     dense_state = masked.dense.policy.state_dict()
     for name, value in sparse.policy.state_dict().items():
         if name in dense_state:
