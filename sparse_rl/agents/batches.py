@@ -1,6 +1,6 @@
 """Batches for the learners, feature-major: one array for observations and next observations, written in one pass."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -22,14 +22,19 @@ class Batch(NamedTuple):
     :param actions: float32 ``(action dimensions, batch)``, contiguous
     :param rewards: ``(1, batch)``
     :param dones: ``(1, batch)``: whether an episode ended for another reason than a time limit
-    :param discounts: of the next observations' values: ``(1, batch)``, or one for all of them
+    :param discounts: of the next observations' values: ``(1, batch)``, or one for all of them, ``(1, 1)``
     """
 
     observations: th.Tensor
     actions: th.Tensor
     rewards: th.Tensor
     dones: th.Tensor
-    discounts: th.Tensor | float
+    discounts: th.Tensor
+
+    @property
+    def arrays(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """What the compiled passes want to know besides the observations: actions, rewards, dones, discounts."""
+        return self.actions.numpy(), self.rewards.numpy(), self.dones.numpy(), self.discounts.numpy()
 
 
 def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamma: float) -> Batch:
@@ -54,14 +59,16 @@ def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamm
     else:
         observations = _gathered(buffer, indices * buffer.n_envs + copies)
     rewards = buffer.rewards[indices, copies][None]
+    if env is not None:
+        rewards = env.normalize_reward(rewards).astype(np.float32)
     dones = (buffer.dones[indices, copies] * (1 - buffer.timeouts[indices, copies]))[None]
     actions = np.ascontiguousarray(buffer.actions[indices, copies].T, np.float32)
     return Batch(
         observations,
         buffer.to_torch(actions, copy=False),
-        buffer.to_torch(rewards if env is None else env.normalize_reward(rewards), copy=False),
+        buffer.to_torch(rewards, copy=False),
         buffer.to_torch(dones, copy=False),
-        gamma,
+        th.full((1, 1), gamma),
     )
 
 
@@ -94,7 +101,7 @@ def _turned(batch: ReplayBufferSamples, gamma: float) -> Batch:
     return Batch(
         observations,
         batch.actions.t().float().contiguous(),
-        batch.rewards.t(),
-        batch.dones.t(),
-        gamma if batch.discounts is None else batch.discounts.t(),
+        batch.rewards.t().float(),
+        batch.dones.t().float(),
+        th.full((1, 1), gamma) if batch.discounts is None else batch.discounts.t().float(),
     )

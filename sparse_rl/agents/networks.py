@@ -1,6 +1,6 @@
 """What the learners share: which policies they can run in feature-major layout, and what they do to parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import numpy as np
 import torch as th
@@ -15,6 +15,7 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from sparse_rl.kernels import with_contiguous_rows
 from sparse_rl.nn import FeatureMajorMLP
 from sparse_rl.sb3.policies import BlockwiseCritic
 
@@ -53,28 +54,57 @@ def layers_of(network: nn.Module) -> list[nn.Module]:
     return list(network) if isinstance(network, nn.Sequential) else []
 
 
-def is_same(present: Sequence[object], known: Sequence[object]) -> bool:
+class Watch:
     """
-    Tell whether two lists hold the very same objects.
+    Tell whether the networks of a policy are still those that a learner has looked at.
 
-    :param present: some objects
-    :param known: other objects, or the same
-    :return: whether they are the same, in the same order
+    :param policy: the policy
     """
-    return len(present) == len(known) and all(a is b for a, b in zip(present, known, strict=True))
+
+    def __init__(self, policy: nn.Module) -> None:
+        modules = list(policy.modules())
+        # By identity: parts are replaced, and parameters cannot be compared for less.
+        self._children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+        self._parameters = [(m._parameters, name, p) for m in modules for name, p in m._parameters.items()]
+        self._places = [m._modules for m in modules]
+        self._n_places = sum(map(len, self._places))
+        # Somebody who wants to be called when a layer runs, or when it gets a gradient, is not, in compiled passes.
+        self._hooks: list[Sized] = [
+            hooks
+            for m in modules
+            for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+        ]
+
+    def is_as_it_was(self) -> bool:
+        """
+        Look again.
+
+        :return: whether all parts are the same objects as before, and nobody has registered a hook
+        """
+        return (
+            all(place.get(name) is part for place, name, part in self._parameters)
+            and all(place.get(name) is part for place, name, part in self._children)
+            and sum(map(len, self._places)) == self._n_places
+            and not any(map(len, self._hooks))
+            and not any(p is not None and p._backward_hooks for _, _, p in self._parameters)
+        )
 
 
-def has_hooks(layer: object) -> bool:
+def runs_fast(*networks: Sequence[nn.Module], heads: Sequence[nn.Module] = ()) -> bool:
     """
-    Tell whether somebody wants to be called when a layer runs, or when it gets a gradient.
+    Tell whether the compiled passes know networks.
 
-    :param layer: a layer; anything else has none
-    :return: whether there are any hooks
+    :param networks: the layers of each, see :meth:`sparse_rl.nn.FeatureMajorMLP.supports`
+    :param heads: layers on top of a single network
+    :return: whether these are linear layers of 32-bit numbers with ReLU between them, and none at the end
     """
-    if not isinstance(layer, nn.Module):
-        return False
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(hooks) or any(p._backward_hooks for p in layer._parameters.values() if p is not None)
+    is_linear_at_the_end = bool(heads) or all(len(network) % 2 == 1 for network in networks)
+    parameters = [p for network in networks for layer in network for p in layer.parameters()]
+    return (
+        FeatureMajorMLP.supports(*networks, heads=heads)
+        and is_linear_at_the_end
+        and all(p.dtype == th.float32 for p in parameters)
+    )
 
 
 def heads_of(actor: nn.Module) -> list[nn.Module]:
@@ -95,34 +125,23 @@ def as_batch(policy: BasePolicy, observation: object) -> th.Tensor | None:
 
     :param policy: the policy
     :param observation: what was given to ``predict()``
-    :return: tensor of shape ``(features, batch)``; ``None`` for anything but 32-bit vectors, one for each environment
+    :return: tensor of shape ``(features, batch)``, its rows contiguous unless there is but one column; ``None`` for
+        anything but 32-bit vectors, one for each environment
     """
     space = policy.observation_space
     if isinstance(observation, np.ndarray) and observation.dtype == np.float32 and observation.shape[1:] == space.shape:
-        return th.from_numpy(np.require(observation, requirements=["C", "W"])).t()
+        return with_contiguous_rows(th.from_numpy(np.require(observation, requirements=["C", "W"])).t())
     return None
 
 
-def to_environment(policy: BasePolicy, actions: th.Tensor) -> NDArray[np.float32]:
+def to_environment(policy: BasePolicy, actions: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     Turn a network's actions into the environment's.
 
     :param policy: the policy, whose actions are squashed
-    :param actions: tensor of shape ``(action dimensions, batch)``, in [-1, 1]
+    :param actions: of shape ``(action dimensions, batch)``, in [-1, 1]
     :return: array of shape ``(batch, *action space)``, in the action space
     """
     shape = policy.action_space.shape
     assert shape is not None
-    return policy.unscale_action(actions.t().reshape(-1, *shape).numpy())
-
-
-def update_targets(targets: FeatureMajorMLP, networks: FeatureMajorMLP, tau: float) -> None:
-    """
-    Move target networks a little towards the networks that they follow (Polyak averaging).
-
-    :param targets: the target networks
-    :param networks: the networks that they follow
-    :param tau: how far, in [0, 1]
-    """
-    for target, followed in zip(targets.stacks, networks.stacks, strict=True):
-        target.tensor.lerp_(followed.tensor, tau)
+    return policy.unscale_action(actions.T.reshape(-1, *shape))

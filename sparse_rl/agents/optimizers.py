@@ -1,13 +1,14 @@
-"""Adam without its overhead: the same steps on the same state, in one compiled call."""
+"""Optimizers and target networks without their overhead: the same steps on the same state, in one compiled call."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch as th
 
 from sparse_rl.kernels import LIKE, follow_torch
-from sparse_rl.kernels.adam import VECTOR, adam
-from sparse_rl.nn import Stack
+from sparse_rl.kernels.updates import FOLLOWING, TRAINED, adam, follow
+from sparse_rl.nn import FeatureMajorMLP, Stack
 
 
 class FastAdam:
@@ -25,21 +26,36 @@ class FastAdam:
     def __init__(self, optimizer: th.optim.Optimizer, stacks: Sequence[Stack]) -> None:
         self._optimizer, self.stacks = optimizer, stacks
         self._seen: list[object] = []
+        self._settings: tuple[float, ...] | None = None
+        self._is_steady = False
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Look once at optimizer and parameters, which nobody else changes meanwhile, and not again at each step."""
+        self._look_at_optimizer()
+        self._is_steady = True
+        try:
+            yield
+        finally:
+            self._is_steady = False
 
     def step(self) -> None:
         """Take a step with the gradients that are in the stacks."""
-        if not self._is_plain():
+        if not self._is_steady:
+            self._look_at_optimizer()
+        if self._settings is None:
+            for stack in self.stacks:
+                stack.show_gradient()
             self._optimizer.step()
             return
-        if not self._is_joined() and not self._join():
-            self._optimizer.step()
-            return
-        group = self._optimizer.param_groups[0]
-        follow_torch()
-        beta_1, beta_2 = group["betas"]
-        adam(
-            self._vectors, self._steps, group["lr"], beta_1, beta_2, group["eps"], group["weight_decay"], self._like
-        )  # fmt: skip
+        adam(self._vectors, self._steps, *self._settings, follow_torch(), self._like)
+
+    def _look_at_optimizer(self) -> None:
+        """Find its settings, if it is one whose steps are known."""
+        self._settings = None
+        if self._is_plain() and (self._is_joined() or self._join()):
+            group = self._optimizer.param_groups[0]
+            self._settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
 
     @property
     def _parameters(self) -> list[th.Tensor]:
@@ -84,7 +100,7 @@ class FastAdam:
         if len(counts) != 1:
             return False
         steps = th.full((len(parameters),), counts.pop())
-        self._steps, self._vectors = steps.numpy(), np.zeros(len(self.stacks), VECTOR)
+        self._steps, self._vectors = steps.numpy(), np.zeros(len(self.stacks), TRAINED)
         self._kept: list[object] = [steps]
         self._like = LIKE[self.stacks[0].tensor.dtype]
         each_step = iter(steps)
@@ -105,3 +121,29 @@ class FastAdam:
                 state[p]["step"] = next(each_step)
         self._seen = self._look()
         return True
+
+
+class Following:
+    """
+    Let target networks follow (Polyak averaging).
+
+    :param targets: the target networks
+    :param networks: the networks that they follow
+    """
+
+    def __init__(self, targets: FeatureMajorMLP, networks: FeatureMajorMLP) -> None:
+        self._pairs = list(zip(targets.stacks, networks.stacks, strict=True))
+        self._like = LIKE[targets.dtype]
+        self._seen: list[int] = []
+
+    def step(self, tau: float) -> None:
+        """
+        Move the targets a little towards the networks.
+
+        :param tau: how far, in [0, 1]
+        """
+        seen = [stack.version for pair in self._pairs for stack in pair]
+        if seen != self._seen:
+            rows = [(a.tensor.data_ptr(), b.tensor.data_ptr(), a.tensor.numel()) for a, b in self._pairs]
+            self._vectors, self._seen = np.array(rows, FOLLOWING), seen
+        follow(self._vectors, tau, follow_torch(), self._like)

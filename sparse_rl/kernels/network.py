@@ -21,7 +21,8 @@ Floats = NDArray[np.floating[Any]]
 #: What a pass has to know of a block of input features of a level; all counts and addresses.
 _BLOCK_FIELDS = ("width", "pointers", "tiles", "t_pointers", "t_tiles", "t_columns", "t_order", "t_active")
 
-#: What it has to know of a level. A level has one or two blocks of inputs; of the second, the width may be 0.
+#: What it has to know of a level. A level has one or two blocks of inputs; of the second, the width may be 0. One whose
+#: active weights are scattered into a dense matrix says where they come from, and where in the matrix they go.
 LEVEL = np.dtype(
     [
         (name, np.int64)
@@ -29,6 +30,7 @@ LEVEL = np.dtype(
             *("is_sparse", "groups", "rows", "inputs", "active", "relu"),
             *("values", "bias", "d_values", "d_bias", "columns", "scratch"),
             *("out", "out_stride", "d_out", "d_out_stride"),
+            *("scattered", "scattered_values", "scattered_gradient", "positions"),
             *(f"{field}{block}" for block in (0, 1) for field in _BLOCK_FIELDS),
         )
     ]
@@ -72,6 +74,25 @@ def _constants() -> Any:
 @njit
 def _bias_of(level: Any, like: Any) -> Any:
     return array_at(level.bias, level.rows if level.bias != 0 else 0, like)
+
+
+@njit
+def _scatter(level: Any, like: Any) -> None:
+    """Write active weights to their places in the dense matrix, whose other entries are zero already."""
+    dense_values, values = array_at(level.values, level.active, like), array_at(level.scattered_values, level.scattered, like)
+    positions = array_at(level.positions, level.scattered, _POSITIONS)
+    for p in range(level.scattered):
+        dense_values[positions[p]] = values[p]
+
+
+@njit
+def _gather(level: Any, like: Any) -> None:
+    """Read the gradients of active weights from that of the dense matrix."""
+    dense_gradient = array_at(level.d_values, level.active, like)
+    gradient = array_at(level.scattered_gradient, level.scattered, like)
+    positions = array_at(level.positions, level.scattered, _POSITIONS)
+    for p in range(level.scattered):
+        gradient[p] = dense_gradient[positions[p]]
 
 
 @njit
@@ -143,6 +164,8 @@ def forward(levels: Any, x0: int, stride0: int, x1: int, stride1: int, n_batch: 
     :param like: an empty array of the element type
     """
     for index in range(levels.size):
+        if levels[index].scattered:
+            _scatter(levels[index], like)
         if n_batch == 1 and stride0 == 1 and levels[index].groups == 1 and levels[index].width1 == 0:
             _apply_to_vector(levels[index], x0, like)
         else:
@@ -177,6 +200,8 @@ def _differentiate(level: Any, inputs: Any, n_batch: int, chunks: int, like: Any
         if level.width1:
             start = level.d_values + level.width0 * like.itemsize
             _differentiate_dense(level, x1, stride1, level.width1, start, n_batch, chunks, like)
+        if level.scattered:
+            _gather(level, like)
 
 
 @njit

@@ -96,15 +96,15 @@ class Level:
         biases: list[torch.Tensor] = [layer.bias for layer in self._layers if layer.bias is not None]
         return [weights, biases] if biases else [weights]
 
-    @property
-    def version(self) -> tuple[object, ...]:
-        """What changes whenever what :meth:`describe` said does not hold any longer."""
-        return tuple(stack.version for stack in self.stacks)
+    def follow(self) -> int:
+        """
+        Look whether parameters were moved, replaced, frozen or unfrozen, or a topology changed.
 
-    def follow(self) -> None:
-        """Look whether parameters were moved, replaced, frozen or unfrozen."""
+        :return: a number that has changed if what :meth:`describe` said does not hold any longer
+        """
         for stack, parameters in zip(self.stacks, self._parameters(), strict=True):
             stack.follow(parameters)
+        return sum(stack.version for stack in self.stacks)
 
     def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
         """
@@ -128,14 +128,6 @@ class Level:
         """Reserve the memory that a backward pass works in: the transposed inputs of a layer."""
         return kernels.empty_activations(batch, max(widths), self.stacks[0].tensor)
 
-    def before(self) -> None:
-        """Do what is to be done before a pass."""
-
-    def after(self) -> None:
-        """Do what is to be done after a backward pass."""
-        for stack in self.stacks:
-            stack.show_gradient()
-
 
 class SparseLevel(Level):
     """
@@ -147,11 +139,18 @@ class SparseLevel(Level):
 
     _layers: Sequence[SparseLinear]
 
-    @property
-    def version(self) -> tuple[object, ...]:
-        """What changes whenever what :meth:`describe` said does not hold any longer."""
-        # A layer makes a new `Topology` when it has got another one. Tuples compare by identity first.
-        return (*super().version, *(_Same(layer.topology) for layer in self._layers))
+    def __init__(self, layers: Sequence[SparseLinear], groups: int) -> None:
+        super().__init__(layers, groups)
+        self._topologies = [layer.topology for layer in layers]
+        self._changes = 0
+
+    def follow(self) -> int:
+        """Look whether anything has changed: see :meth:`Level.follow`."""
+        # A layer makes a new `Topology` when it has got another one; as the old one is kept, none takes its place.
+        topologies = [layer.topology for layer in self._layers]
+        if any(a is not b for a, b in zip(topologies, self._topologies, strict=True)):
+            self._topologies, self._changes = topologies, self._changes + 1
+        return super().follow() + self._changes
 
     def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
         """Fill in the description of this level for the compiled passes: see :meth:`Level.describe`."""
@@ -160,8 +159,7 @@ class SparseLevel(Level):
         lengths = torch.cat([topology.row_ptr.diff() for topology in topologies])
         row_ptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         columns = torch.cat([topology.columns for topology in topologies])
-        if columns.numel() != level["active"]:
-            raise ValueError(f"Expected {columns.numel()} active weights, not {level['active']}.")
+        self._checked(level, columns)
         patterns = kernels.split(row_ptr, columns, self.in_features, widths, self.groups)
         level["is_sparse"], level["columns"] = 1, _address(patterns[0].columns)
         for index, pattern in enumerate(patterns):
@@ -173,24 +171,18 @@ class SparseLevel(Level):
                 level[f"{name}{index}"] = value
         return [*kept, patterns]
 
+    def _checked(self, level: Any, places: torch.Tensor) -> int:
+        """Check that there is one weight for each place: with fewer, a pass would read out of bounds."""
+        if places.numel() != level["active"]:
+            raise ValueError(f"Expected {places.numel()} active weights, not {level['active']}.")
+        return places.numel()
+
     def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
         """Reserve the memory that a backward pass works in: the weights in the order of the transposed matrix."""
         return torch.empty_like(self.stacks[0].tensor)
 
 
-class _Same:
-    """Equal to another of the same object, and to nothing else; keeps it, so that no other takes its place."""
-
-    def __init__(self, value: object) -> None:
-        self._value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self._value is other._value
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class ScatteredLevel(Level):
+class ScatteredLevel(SparseLevel):
     """
     Sparse layers that are computed as dense ones, from their scattered weights.
 
@@ -198,31 +190,22 @@ class ScatteredLevel(Level):
     :param groups: see :class:`Level`
     """
 
-    _layers: Sequence[SparseLinear]
-
-    def __init__(self, layers: Sequence[SparseLinear], groups: int) -> None:
-        super().__init__(layers, groups)
-        size = self.rows * self.in_features
-        self._dense = torch.empty(size, dtype=self.stacks[0].tensor.dtype)
-        self._gradient = torch.empty_like(self._dense)
-
     def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
         """Fill in the description of this level for the compiled passes: see :meth:`Level.describe`."""
-        kept = super().describe(level, widths)
-        level["values"], level["active"] = self._dense.data_ptr(), self._dense.numel()
-        level["d_values"] = self._gradient.data_ptr() if level["d_values"] else 0
-        return kept
+        kept = Level.describe(self, level, widths)
+        dense = torch.zeros(self.rows * self.in_features, dtype=self.stacks[0].tensor.dtype)
+        gradient = torch.empty_like(dense)
+        size = dense.numel() // len(self._layers)
+        positions = torch.cat([i * size + layer.topology.positions for i, layer in enumerate(self._layers)])
+        level["scattered"], level["positions"] = self._checked(level, positions), positions.data_ptr()
+        level["scattered_values"], level["scattered_gradient"] = level["values"], level["d_values"]
+        level["values"], level["active"] = dense.data_ptr(), dense.numel()
+        level["d_values"] = gradient.data_ptr() if level["d_values"] else 0
+        return [*kept, dense, gradient, positions]
 
-    def before(self) -> None:
-        """Scatter the weights."""
-        torch.cat([layer.dense_weight().flatten() for layer in self._layers], out=self._dense)
-
-    def after(self) -> None:
-        """Gather the gradients."""
-        size = self._dense.numel() // len(self._layers)
-        positions = [i * size + layer.topology.positions for i, layer in enumerate(self._layers)]
-        torch.index_select(self._gradient, 0, torch.cat(positions), out=self.stacks[0].gradient)
-        super().after()
+    def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
+        """Reserve the memory that a backward pass works in: see :meth:`Level.scratch`."""
+        return Level.scratch(self, widths, batch)
 
 
 def make_level(layers: Sequence[nn.Module], shares_input: bool) -> Level:

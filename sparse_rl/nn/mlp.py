@@ -48,9 +48,10 @@ class FeatureMajorMLP:
             self._levels.append(make_level(heads, shares_input=True))
         self._has_relu = [index < n_relus for index in range(len(self._levels))]
         self._dtype = self._levels[0].stacks[0].tensor.dtype
-        self._programs: dict[tuple[object, ...], _Program] = {}
+        self._programs: dict[tuple[object, ...], Program] = {}
+        self._version = -1
         self._is_steady = False
-        self._remembered: tuple[_Program, Sequence[Tensor]] | None = None
+        self._remembered: tuple[int, Program, Sequence[Tensor]] | None = None
 
     @staticmethod
     def supports(*networks: Sequence[nn.Module], heads: Sequence[nn.Module] = ()) -> bool:
@@ -78,6 +79,11 @@ class FeatureMajorMLP:
         return heads_fit and alike and chained and distinct and len({p.dtype for p in parameters}) == 1
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of all numbers."""
+        return self._dtype
+
+    @property
     def stacks(self) -> list[Stack]:
         """All parameters, those of a level's layers as one tensor."""
         return [stack for level in self._levels for stack in level.stacks]
@@ -93,10 +99,11 @@ class FeatureMajorMLP:
         :raises ValueError: if the blocks have several batch sizes, or their widths do not add up
         """
         inputs = tuple(kernels.with_contiguous_rows(x) for x in inputs)
-        program = self._program(inputs, remember)
+        self._check(inputs)
+        program = self.prepare([x.shape[0] for x in inputs], inputs[0].shape[1], remember)
         output = program.run_forward(inputs)
         if remember:
-            self._remembered = program, inputs
+            self._remembered = self._version, program, inputs
         return output
 
     @torch.no_grad()
@@ -112,8 +119,7 @@ class FeatureMajorMLP:
         """
         program, inputs = self._last_pass()
         program.run_backward(dy, inputs, parameters=True, block=None)
-        for level in self._levels:
-            level.after()
+        self.show_gradients()
 
     @torch.no_grad()
     def input_gradient(self, dy: Tensor, block: int = 0) -> Tensor:
@@ -130,12 +136,15 @@ class FeatureMajorMLP:
         assert gradient is not None
         return gradient
 
+    def show_gradients(self) -> None:
+        """Let the parameters' ``.grad`` be what the last backward pass wrote."""
+        for stack in self.stacks:
+            stack.show_gradient()
+
     @contextmanager
     def steady(self) -> Iterator[None]:
         """Look once whether parameters or topologies have changed, and not again at each pass."""
         self._follow()
-        version = self._version
-        self._programs = {key: each for key, each in self._programs.items() if each.version == version}
         self._is_steady = True
         try:
             yield
@@ -143,39 +152,42 @@ class FeatureMajorMLP:
             self._is_steady = False
 
     def _follow(self) -> None:
-        for level in self._levels:
-            level.follow()
+        """Forget what does not hold any longer."""
+        version = sum(level.follow() for level in self._levels)
+        if version != self._version:
+            self._programs, self._version = {}, version
 
-    @property
-    def _version(self) -> list[object]:
-        return [level.version for level in self._levels]
-
-    def _last_pass(self) -> tuple["_Program", Sequence[Tensor]]:
+    def _last_pass(self) -> tuple["Program", Sequence[Tensor]]:
         if self._remembered is None:
             raise ValueError("There is no forward pass to differentiate.")
-        if not self._is_steady and self._remembered[0].version != self._version:
+        if not self._is_steady:
+            self._follow()
+        version, program, inputs = self._remembered
+        if version != self._version:
             raise ValueError(
                 "Parameters or topologies have changed since the forward pass: it cannot be differentiated."
             )
-        return self._remembered
+        return program, inputs
 
-    def _program(self, inputs: Sequence[Tensor], remember: bool) -> "_Program":
-        """Find the description of a pass, or make one: it holds until parameters move or a topology changes."""
+    def prepare(self, widths: Sequence[int], batch: int, remember: bool = True) -> "Program":
+        """
+        Describe a pass for compiled code: the description holds until parameters move or a topology changes.
+
+        :param widths: features of one or two blocks of inputs
+        :param batch: columns of a batch
+        :param remember: whether there may be a backward pass
+        :return: the description, with the memory that the pass works in
+        """
         if not self._is_steady:
             self._follow()
-        batch, widths = inputs[0].shape[1], tuple(x.shape[0] for x in inputs)
-        key = (batch, widths, remember)
+        key = (batch, *widths, remember)
         program = self._programs.get(key)
-        if program is None or (not self._is_steady and program.version != self._version):
-            self._check(inputs)
-            self._programs.pop(key, None)
+        if program is None:
             while len(self._programs) >= _MOST_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
-            program = _Program(self._levels, self._has_relu, widths, batch, self._dtype, remember)
-            program.version = self._version
-            self._programs[key] = program
-        if any(x.shape[1] != batch or x.dtype != self._dtype for x in inputs):
-            self._check(inputs)
+            program = self._programs[key] = Program(
+                self._levels, self._has_relu, widths, batch, self._dtype, remember
+            )
         return program
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
@@ -190,7 +202,7 @@ class FeatureMajorMLP:
             raise ValueError(f"Expected {n_inputs} input features, not blocks of shapes {shapes}.")
 
 
-class _Program:
+class Program:
     """
     The description of a network for the compiled passes, for one batch size, and the memory that they work in.
 
@@ -202,8 +214,6 @@ class _Program:
     :param is_remembered: whether there may be a backward pass
     """
 
-    version: list[object]
-
     def __init__(
         self,
         levels: Sequence[Level],
@@ -213,13 +223,14 @@ class _Program:
         dtype: torch.dtype,
         is_remembered: bool,
     ) -> None:
-        self._levels, self._has_relu, self._widths, self._batch = levels, has_relu, widths, batch
+        self._has_relu, self._widths, self._batch = has_relu, widths, batch
         self._like = kernels.LIKE[dtype]
-        self._table = np.zeros(len(levels), kernels.LEVEL)
+        #: One record of :data:`sparse_rl.kernels.LEVEL` for each level.
+        self.table = np.zeros(len(levels), kernels.LEVEL)
         self._kept: list[Any] = []
         some = torch.empty(0, dtype=dtype)
         for index, level in enumerate(levels):
-            record = self._table[index]
+            record = self.table[index]
             inputs = widths if index == 0 else [level.in_features]
             self._kept += level.describe(record, inputs)
             record["relu"] = has_relu[index]
@@ -236,10 +247,8 @@ class _Program:
         return activations
 
     def run_forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        for level in self._levels:
-            level.before()
         threads = 1 if self._batch == 1 else kernels.follow_torch()
-        kernels.forward(self._table, *_addresses(inputs), self._batch, threads, self._like)
+        kernels.forward(self.table, *_addresses(inputs), self._batch, threads, self._like)
         return self._output.clone()  # the next pass writes over it
 
     def run_backward(self, dy: Tensor, inputs: Sequence[Tensor], parameters: bool, block: int | None) -> Tensor | None:
@@ -259,7 +268,7 @@ class _Program:
             d_output.mul_(self._output[:, :batch] > 0)
         dx = None if block is None else kernels.empty_activations(self._widths[block], batch, d_output)
         kernels.backward(
-            self._table, *_addresses(inputs), batch, parameters, -1 if block is None else block,
+            self.table, *_addresses(inputs), batch, parameters, -1 if block is None else block,
             0 if dx is None else dx.data_ptr(), 0 if dx is None else dx.stride(0), kernels.follow_torch(), self._like,
         )  # fmt: skip
         return dx

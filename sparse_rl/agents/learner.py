@@ -1,0 +1,97 @@
+"""What the learners have in common: they look at the networks, and run them in feature-major layout if they can."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sparse_rl.agents.networks import Watch, as_batch, has_known_networks, to_environment
+from sparse_rl.agents.optimizers import FastAdam
+from sparse_rl.agents.passes import act
+from sparse_rl.kernels import follow_torch, kernels_only
+from sparse_rl.nn import FeatureMajorMLP
+
+# What is made anew when a saved model is loaded.
+_OWN = ("_fast", "_parts", "_watch")
+
+
+class FastLearner(OffPolicyAlgorithm):
+    """
+    An off-policy algorithm that replaces Stable-Baselines3's ``train()`` and ``predict()`` by faster ones.
+
+    Subclasses say what their networks are; whatever is done to these between two calls is followed.
+    """
+
+    #: The networks and optimizers, in the form in which they are run; ``None`` if that is not possible.
+    _fast: Any
+
+    def _setup_model(self) -> None:
+        self._fast, self._parts = None, None
+        super()._setup_model()
+
+    @abstractmethod
+    def _present_parts(self) -> tuple[object, ...]:
+        """List what the learner uses now, and what may be replaced: policy, networks, optimizers."""
+
+    @abstractmethod
+    def _adopt(self) -> object:
+        """Make :attr:`_fast` from the present networks; ``None`` if they are not of a kind that can run here."""
+
+    def _follow(self) -> bool:
+        """Look at the present networks and optimizers, which may have been replaced; tell whether they can run here."""
+        parts = self._present_parts()
+        is_known = self._parts is not None and all(a is b for a, b in zip(parts, self._parts, strict=True))
+        if not (is_known and self._watch.is_as_it_was()):
+            self._fast, self._parts, self._watch = None, parts, Watch(self.policy)
+            # A hook that is there already stays unanswered too.
+            if self._watch.is_as_it_was() and has_known_networks(self.policy):
+                self._fast = self._adopt()
+            if self._fast is None:
+                self._parts = None  # look again next time
+        return self._fast is not None
+
+    @contextmanager
+    def _at_work(self, *fixed: FeatureMajorMLP | FastAdam) -> Iterator[int]:
+        """Give the threads to the kernels, and promise that nobody changes these meanwhile; say how many threads."""
+        with kernels_only(), ExitStack() as stack:
+            for each in fixed:
+                stack.enter_context(each.steady())
+            yield follow_torch()
+
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """
+        Choose actions.
+
+        :param observation: observations, of shape ``(batch, features)``
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: whether to take the mean of a stochastic policy instead of drawing actions
+        :return: actions, of shape ``(batch, action dimensions)``, and ``state``
+        """
+        batch = as_batch(self.policy, observation) if self._follow() else None
+        if batch is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        features, n = batch.shape
+        shape = self.action_space.shape
+        assert shape is not None
+        actions = np.empty((int(np.prod(shape)), n), np.float32)
+        noise = np.empty((n, 0), np.float32)
+        if self._fast.is_stochastic and not deterministic:
+            noise = th.empty(n, len(actions)).normal_().numpy()
+        table = self._fast.actor.prepare([features], n, remember=False).table
+        act(table, batch.data_ptr(), batch.stride(0), noise, actions, 1 if n == 1 else follow_torch())
+        return to_environment(self.policy, actions), state
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *_OWN]

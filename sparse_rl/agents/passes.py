@@ -1,0 +1,346 @@
+"""
+What SAC and TD3 compute in a gradient step, compiled: all but the draws before and the optimizer's steps in between.
+
+For networks as small as theirs a step is a few hundred microseconds of arithmetic; a step back into Python between its
+parts, with caches full of the batch, would take as long again. Networks are the tables of
+:meth:`sparse_rl.nn.FeatureMajorMLP.prepare`. Activations are feature-major, of shape ``(features, batch)``, and those of
+observations and next observations lie side by side: ``(features, 2 * batch)``. All numbers are float32.
+"""
+
+from math import log as logarithm
+from math import pi
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+
+from sparse_rl.kernels.caching import cached_njit
+from sparse_rl.kernels.elementary import exp, log, tanh
+from sparse_rl.kernels.network import backward, forward
+from sparse_rl.kernels.simd import array_at
+
+Floats = NDArray[np.float32]
+
+_EPSILON = np.float32(SquashedDiagGaussianDistribution(1).epsilon)
+_LOW, _HIGH = np.float32(LOG_STD_MIN), np.float32(LOG_STD_MAX)
+_HALF_LOG_2_PI = np.float32(0.5 * logarithm(2 * pi))
+_ONE, _TWO, _HALF = np.float32(1), np.float32(2), np.float32(0.5)
+_LIKE = np.empty(0, np.float32)
+_ITEM = 4  # bytes of a number
+
+
+@njit
+def _flags() -> Any:
+    # Numba compiles a function anew for each literal that it is called with; these are not literals.
+    return np.bool_(False), np.bool_(True), np.int64(-1), np.int64(0), np.int64(1)
+
+
+@njit
+def _output(network: Any) -> Any:
+    last = network[network.size - 1]
+    return array_at(last.out, (last.rows, last.out_stride), _LIKE)
+
+
+@njit
+def _output_gradient(network: Any) -> Any:
+    last = network[network.size - 1]
+    return array_at(last.d_out, (last.rows, last.d_out_stride), _LIKE)
+
+
+@njit
+def _run(network: Any, x: int, stride: int, actions: int, action_stride: int, n: int, chunks: int) -> None:
+    forward(network, x, stride, actions, action_stride, n, chunks, _LIKE)
+
+
+@njit
+def _differentiate(network: Any, x: int, stride: int, actions: Any, n: int, chunks: int) -> None:
+    """Write the gradients of a network's parameters."""
+    _, yes, none, null, _ = _flags()
+    address, action_stride = (actions.ctypes.data, actions.shape[1]) if actions.size else (null, null)
+    backward(network, x, stride, address, action_stride, n, yes, none, null, null, chunks, _LIKE)
+
+
+@njit
+def _differentiate_actions(network: Any, x: int, stride: int, actions: Any, d_actions: Any, chunks: int) -> None:
+    """Write the gradient of a critic's second block of inputs."""
+    no, _, _, _, second = _flags()
+    n = d_actions.shape[1]
+    backward(
+        network, x, stride, actions.ctypes.data, actions.shape[1], n, no, second, d_actions.ctypes.data, n, chunks, _LIKE
+    )  # fmt: skip
+
+
+@njit(error_model="numpy")
+def squash(parameters: Any, noise: Any, actions: Any, log_prob: Any) -> None:
+    """
+    Draw actions from a Gaussian and squash them by tanh, as ``SquashedDiagGaussianDistribution`` does.
+
+    :param parameters: means and logarithms of standard deviations, ``(2 * action dimensions, at least n)``
+    :param noise: standard normal numbers, ``(n, action dimensions)``
+    :param actions: the result, ``(action dimensions, n)``
+    :param log_prob: their log-probabilities, ``(n,)``
+    """
+    n_actions, n = actions.shape
+    z = np.empty(n, np.float32)
+    log_prob[:] = 0
+    for i in range(n_actions):
+        for b in range(n):
+            z[b] = noise[b, i]
+        mean, log_std, row = parameters[i], parameters[n_actions + i], actions[i]
+        for b in range(n):
+            spread = _clamp(log_std[b])
+            action = tanh(mean[b] + exp(spread) * z[b])
+            row[b] = action
+            log_prob[b] -= _HALF * z[b] * z[b] + spread + _HALF_LOG_2_PI + log(_ONE - action * action + _EPSILON)
+
+
+@njit(inline="always")
+def _clamp(log_std: Any) -> Any:
+    # Written so that a NaN stays.
+    log_std = _LOW if log_std < _LOW else log_std
+    return _HIGH if log_std > _HIGH else log_std
+
+
+@njit(error_model="numpy")
+def unsquash(
+    parameters: Any, noise: Any, actions: Any, d_actions: Any, d_log_prob: Any, d_parameters: Any
+) -> None:
+    """
+    Compute the gradient of what :func:`squash` was given, for the first ``n`` columns.
+
+    :param parameters: as there
+    :param noise: as there
+    :param actions: what it gave
+    :param d_actions: the gradient of the actions, ``(action dimensions, n)``
+    :param d_log_prob: the gradient of the log-probabilities, the same for all
+    :param d_parameters: the result, ``(2 * action dimensions, at least n)``
+    """
+    n_actions, n = d_actions.shape
+    for i in range(n_actions):
+        for b in range(n):
+            action, log_std = actions[i, b], parameters[n_actions + i, b]
+            slope = _ONE - action * action
+            gradient = (d_actions[i, b] + d_log_prob * _TWO * action / (slope + _EPSILON)) * slope
+            d_parameters[i, b] = gradient
+            inner = gradient * exp(_clamp(log_std)) * noise[b, i] - d_log_prob
+            d_parameters[n_actions + i, b] = 0 if log_std < _LOW or log_std > _HIGH else inner
+
+
+@njit(error_model="numpy")
+def regress(
+    q: Any, next_q: Any, penalty: Any, weight: Any, rewards: Any, dones: Any, discounts: Any, scale: Any, error: Any
+) -> float:
+    """
+    Compute the temporal-difference error of the critics.
+
+    :param q: their predictions, ``(critics, at least n)``
+    :param next_q: those of the target critics for what follows, of the same shape; the smallest counts
+    :param penalty: what is subtracted from the value of what follows, ``(n,)``: SAC's log-probabilities
+    :param weight: by how much: SAC's entropy coefficient; 0 if there is no penalty
+    :param rewards: ``(1, n)``
+    :param dones: ``(1, n)``
+    :param discounts: ``(1, n)``, or one for all, ``(1, 1)``
+    :param scale: of the gradient: 2 for the mean squared error, 1 for half of it
+    :param error: the gradient of the predictions, of the shape of ``q``
+    :return: the sum of the critics' mean squared errors
+    """
+    n_critics, n, total = len(q), rewards.shape[1], 0.0
+    step = np.float32(scale / n)
+    for b in range(n):
+        value = next_q[0, b]
+        for k in range(1, n_critics):
+            # Written so that a NaN stays.
+            value = value if value < next_q[k, b] or np.isnan(value) else next_q[k, b]
+        if weight != 0:
+            value -= weight * penalty[b]
+        discount = discounts[0, b if discounts.size > 1 else 0]
+        target = rewards[0, b] + (_ONE - dones[0, b]) * discount * value
+        for k in range(n_critics):
+            e = q[k, b] - target
+            total += e * e
+            error[k, b] = e * step
+    return float(total / n)
+
+
+@njit(error_model="numpy")
+def ascend(q: Any, slope: Any, n: int) -> float:
+    """
+    Compute what an actor climbs: the mean of the smallest of the critics' predictions.
+
+    :param q: the predictions, ``(critics, at least n)``
+    :param slope: the gradient of the negative mean with respect to them, of the same shape
+    :param n: columns of the batch
+    :return: the mean
+    """
+    step, total = np.float32(-1 / n), 0.0
+    for b in range(n):
+        smallest = 0
+        for k in range(len(q)):
+            slope[k, b] = 0
+            # The first of the smallest, or the first that is not a number.
+            if q[k, b] < q[smallest, b] or (np.isnan(q[k, b]) and not np.isnan(q[smallest, b])):
+                smallest = k
+        slope[smallest, b] = step
+        total += q[smallest, b]
+    return float(total / n)
+
+
+@cached_njit()
+def sac_critics(
+    actor: Any, critics: Any, targets: Any, x: int, stride: int, batch: Any, noise: Floats, drawn: Any,
+    ent_coef: float, chunks: int,
+) -> tuple[float, float]:  # fmt: skip
+    """
+    Draw SAC's actions for observations and next observations, and write the gradients of the critics.
+
+    :param actor: the actor's network, prepared for ``2 * n`` columns
+    :param critics: the critics', prepared for ``n``
+    :param targets: the target critics'
+    :param x: address of observations and next observations, ``(features, 2 * n)``
+    :param stride: elements between two rows of them
+    :param batch: actions ``(action dimensions, n)``, rewards, dones, discounts: see :func:`regress`
+    :param noise: see :func:`squash`
+    :param drawn: where the drawn actions ``(action dimensions, 2 * n)`` and their log-probabilities ``(2 * n,)`` go
+    :param ent_coef: the entropy coefficient
+    :param chunks: threads
+    :return: the sum of the critics' mean squared errors, and the mean log-probability for the observations
+    """
+    actions, rewards, dones, discounts = batch
+    drawn_actions, log_prob = drawn
+    n = actions.shape[1]
+    _run(actor, x, stride, x, stride, 2 * n, chunks)
+    squash(_output(actor), noise, drawn_actions, log_prob)
+    _run(targets, x + n * _ITEM, stride, drawn_actions.ctypes.data + n * _ITEM, 2 * n, n, chunks)
+    _run(critics, x, stride, actions.ctypes.data, n, n, chunks)
+    # Each critic's loss is half of its mean squared error.
+    loss = regress(
+        _output(critics), _output(targets), log_prob[n:], np.float32(ent_coef), rewards, dones, discounts, 1.0,
+        _output_gradient(critics),
+    )  # fmt: skip
+    _differentiate(critics, x, stride, actions, n, chunks)
+    return loss, float(log_prob[:n].mean())
+
+
+@cached_njit()
+def sac_actor(
+    actor: Any, critics: Any, x: int, stride: int, noise: Floats, actions: Floats, ent_coef: float, chunks: int
+) -> float:
+    """
+    Write the gradients of SAC's actor: its loss is mean(ent_coef * log_prob - min Q).
+
+    :param actor: the actor's network, after the pass of :func:`sac_critics`
+    :param critics: the critics'
+    :param x: address of the observations
+    :param stride: elements between two rows of them
+    :param noise: as there
+    :param actions: the actions that were drawn there
+    :param ent_coef: the entropy coefficient
+    :param chunks: threads
+    :return: the mean of the smaller of the critics' predictions
+    """
+    n = actions.shape[1] // 2
+    _run(critics, x, stride, actions.ctypes.data, 2 * n, n, chunks)
+    height = ascend(_output(critics), _output_gradient(critics), n)
+    d_actions = np.empty((len(actions), n), np.float32)
+    _differentiate_actions(critics, x, stride, actions, d_actions, chunks)
+    unsquash(_output(actor), noise, actions, d_actions, np.float32(ent_coef / n), _output_gradient(actor))
+    _differentiate(actor, x, stride, actions[:0], n, chunks)
+    return height
+
+
+@njit
+def _squash_only(parameters: Any, actions: Any) -> None:
+    for i in range(len(actions)):
+        row, result = parameters[i], actions[i]
+        for b in range(result.size):
+            result[b] = tanh(row[b])
+
+
+@cached_njit()
+def td3_critics(
+    target_actor: Any, critics: Any, targets: Any, x: int, stride: int, batch: Any, noise: Floats, clip: float,
+    chunks: int,
+) -> float:  # fmt: skip
+    """
+    Write the gradients of TD3's critics.
+
+    :param target_actor: the target actor's network, prepared for ``n`` columns
+    :param critics: the critics'
+    :param targets: the target critics'
+    :param x: address of observations and next observations, ``(features, 2 * n)``
+    :param stride: elements between two rows of them
+    :param batch: actions ``(action dimensions, n)``, rewards, dones, discounts: see :func:`regress`
+    :param noise: what is added to the next actions, ``(n, action dimensions)``
+    :param clip: the largest amount of it
+    :param chunks: threads
+    :return: the sum of the critics' mean squared errors
+    """
+    actions, rewards, dones, discounts = batch
+    n, following = actions.shape[1], x + actions.shape[1] * _ITEM
+    _run(target_actor, following, stride, following, stride, n, chunks)
+    next_actions, most = np.empty_like(actions), np.float32(clip)
+    _squash_only(_output(target_actor), next_actions)
+    for i in range(len(actions)):
+        for b in range(n):
+            action = next_actions[i, b] + min(max(noise[b, i], -most), most)
+            action = -_ONE if action < -_ONE else action  # a NaN stays
+            next_actions[i, b] = _ONE if action > _ONE else action
+    _run(targets, following, stride, next_actions.ctypes.data, n, n, chunks)
+    _run(critics, x, stride, actions.ctypes.data, n, n, chunks)
+    loss = regress(
+        _output(critics), _output(targets), rewards[0], np.float32(0), rewards, dones, discounts, 2.0,
+        _output_gradient(critics),
+    )  # fmt: skip
+    _differentiate(critics, x, stride, actions, n, chunks)
+    return loss
+
+
+@cached_njit()
+def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: int, chunks: int) -> float:
+    """
+    Write the gradients of TD3's actor: its loss is the negative mean of the first critic's prediction.
+
+    :param actor: the actor's network, prepared for ``n`` columns
+    :param critic: the first critic's
+    :param x: address of the observations, ``(features, at least n)``
+    :param stride: elements between two rows of them
+    :param n_actions: action dimensions
+    :param n: columns of the batch
+    :param chunks: threads
+    :return: the mean prediction
+    """
+    _run(actor, x, stride, x, stride, n, chunks)
+    actions, d_actions = np.empty((n_actions, n), np.float32), np.empty((n_actions, n), np.float32)
+    _squash_only(_output(actor), actions)
+    _run(critic, x, stride, actions.ctypes.data, n, n, chunks)
+    height = ascend(_output(critic), _output_gradient(critic), n)
+    _differentiate_actions(critic, x, stride, actions, d_actions, chunks)
+    gradient = _output_gradient(actor)
+    for i in range(n_actions):
+        for b in range(n):
+            gradient[i, b] = d_actions[i, b] * (_ONE - actions[i, b] * actions[i, b])
+    _differentiate(actor, x, stride, actions[:0], n, chunks)
+    return height
+
+
+@cached_njit()
+def act(actor: Any, x: int, stride: int, noise: Floats, actions: Floats, chunks: int) -> None:
+    """
+    Choose actions.
+
+    :param actor: the actor's network, prepared for ``n`` columns
+    :param x: address of the observations, ``(features, n)``
+    :param stride: elements between two rows of them
+    :param noise: see :func:`squash`; empty for deterministic actions
+    :param actions: the result, ``(action dimensions, n)``, in [-1, 1]
+    :param chunks: threads
+    """
+    n = actions.shape[1]
+    _run(actor, x, stride, x, stride, n, chunks)
+    if noise.size:
+        squash(_output(actor), noise, actions, np.empty(n, np.float32))
+    else:
+        _squash_only(_output(actor), actions)
