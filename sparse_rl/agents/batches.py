@@ -1,40 +1,38 @@
 """Batches for the learners, feature-major: one array for observations and next observations, written in one pass."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch as th
+from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sparse_rl.agents.gather import gather
+from sparse_rl.agents.gather import gather, pick
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.kernels import empty_activations, follow_torch
+
+Floats = NDArray[np.float32]
 
 
 class Batch(NamedTuple):
     """
     Transitions, side by side.
 
-    :param observations: float32 ``(features, 2 * batch)``: observations in the first ``batch`` columns, next
+    :param observations: float32 tensor ``(features, 2 * batch)``: observations in the first ``batch`` columns, next
         observations in the others
-    :param actions: float32 ``(action dimensions, batch)``, contiguous
-    :param rewards: ``(1, batch)``
-    :param dones: ``(1, batch)``: whether an episode ended for another reason than a time limit
-    :param discounts: of the next observations' values: ``(1, batch)``, or one for all of them, ``(1, 1)``
+    :param actions: float32 ``(action dimensions, batch)``, contiguous, as all that follow
+    :param rewards: float32 ``(1, batch)``
+    :param dones: float32 ``(1, batch)``: whether an episode ended for another reason than a time limit
+    :param discounts: float32, of the next observations' values: ``(1, batch)``, or one for all of them, ``(1, 1)``
     """
 
     observations: th.Tensor
-    actions: th.Tensor
-    rewards: th.Tensor
-    dones: th.Tensor
-    discounts: th.Tensor
-
-    @property
-    def arrays(self) -> tuple[np.ndarray[Any, Any], ...]:
-        """What the compiled passes want to know besides the observations: actions, rewards, dones, discounts."""
-        return self.actions.numpy(), self.rewards.numpy(), self.dones.numpy(), self.discounts.numpy()
+    actions: Floats
+    rewards: Floats
+    dones: Floats
+    discounts: Floats
 
 
 def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamma: float) -> Batch:
@@ -58,18 +56,12 @@ def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamm
         observations = buffer.feature_major(indices, copies, env)
     else:
         observations = _gathered(buffer, indices * buffer.n_envs + copies)
-    rewards = buffer.rewards[indices, copies][None]
+    actions = np.empty((buffer.action_dim, batch_size), np.float32)
+    rewards, dones = np.empty((2, 1, batch_size), np.float32)
+    pick(buffer.actions, buffer.rewards, buffer.dones, buffer.timeouts, indices, copies, actions, rewards[0], dones[0])
     if env is not None:
-        rewards = env.normalize_reward(rewards).astype(np.float32)
-    dones = (buffer.dones[indices, copies] * (1 - buffer.timeouts[indices, copies]))[None]
-    actions = np.ascontiguousarray(buffer.actions[indices, copies].T, np.float32)
-    return Batch(
-        observations,
-        buffer.to_torch(actions, copy=False),
-        buffer.to_torch(rewards, copy=False),
-        buffer.to_torch(dones, copy=False),
-        th.full((1, 1), gamma),
-    )
+        rewards = env.normalize_reward(rewards)
+    return Batch(observations, actions, rewards, dones, np.full((1, 1), gamma, np.float32))
 
 
 def _can_gather(buffer: ReplayBuffer, env: VecNormalize | None) -> bool:
@@ -98,10 +90,8 @@ def _turned(batch: ReplayBufferSamples, gamma: float) -> Batch:
     observations = th.empty(features, 2 * n, device=batch.observations.device)
     observations[:, :n] = batch.observations.t()
     observations[:, n:] = batch.next_observations.t()
-    return Batch(
-        observations,
-        batch.actions.t().float().contiguous(),
-        batch.rewards.t().float(),
-        batch.dones.t().float(),
-        th.full((1, 1), gamma) if batch.discounts is None else batch.discounts.t().float(),
+    actions, rewards, dones = (
+        np.ascontiguousarray(x.t().cpu(), np.float32) for x in (batch.actions, batch.rewards, batch.dones)
     )
+    discounts = [[gamma]] if batch.discounts is None else batch.discounts.t().cpu()
+    return Batch(observations, actions, rewards, dones, np.ascontiguousarray(discounts, np.float32))

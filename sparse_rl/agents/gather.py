@@ -33,6 +33,32 @@ def gather(first: Any, second: Any, rows: Any, out: Any) -> None:
                     column[feature] = row[feature]
 
 
+@njit(cache=True)
+def pick(
+    actions: Any, rewards: Any, dones: Any, timeouts: Any, indices: Any, copies: Any,
+    out_actions: Any, out_rewards: Any, out_dones: Any,
+) -> None:  # fmt: skip
+    """
+    Take what a replay knows of some transitions besides the observations.
+
+    :param actions: ``(size, environments, action dimensions)``
+    :param rewards: ``(size, environments)``
+    :param dones: whether episodes ended, of the same shape
+    :param timeouts: whether that was for a time limit, of the same shape
+    :param indices: which transitions, ``(n,)``
+    :param copies: of which environments, ``(n,)``
+    :param out_actions: ``(action dimensions, n)``
+    :param out_rewards: ``(n,)``
+    :param out_dones: ``(n,)``: episodes that ended for another reason
+    """
+    for b in range(len(indices)):
+        i, e = indices[b], copies[b]
+        for k in range(len(out_actions)):
+            out_actions[k, b] = actions[i, e, k]
+        out_rewards[b] = rewards[i, e]
+        out_dones[b] = dones[i, e] * (1 - timeouts[i, e])
+
+
 @njit(parallel=True, cache=True)
 def reorder(features: Any, orders: Any, which: Any, out: Any) -> None:
     """

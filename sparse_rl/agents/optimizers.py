@@ -10,6 +10,9 @@ from sparse_rl.kernels import LIKE, follow_torch
 from sparse_rl.kernels.updates import FOLLOWING, TRAINED, adam, follow
 from sparse_rl.nn import FeatureMajorMLP, Stack
 
+_STATE = ("step", "exp_avg", "exp_avg_sq")
+_SPECIAL = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
+
 
 class FastAdam:
     """
@@ -25,7 +28,7 @@ class FastAdam:
 
     def __init__(self, optimizer: th.optim.Optimizer, stacks: Sequence[Stack]) -> None:
         self._optimizer, self.stacks = optimizer, stacks
-        self._seen: list[object] = []
+        self._seen: object = None
         self._settings: tuple[float, ...] | None = None
         self._is_steady = False
 
@@ -53,46 +56,40 @@ class FastAdam:
     def _look_at_optimizer(self) -> None:
         """Find its settings, if it is one whose steps are known."""
         self._settings = None
+        self._parameters = [p for stack in self.stacks for p in stack.parameters]
         if self._is_plain() and (self._is_joined() or self._join()):
             group = self._optimizer.param_groups[0]
             self._settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
-
-    @property
-    def _parameters(self) -> list[th.Tensor]:
-        return [p for stack in self.stacks for p in stack.parameters]
 
     def _is_plain(self) -> bool:
         optimizer = self._optimizer
         if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
             return False
         group = optimizer.param_groups[0]
-        special = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
         hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-        parameters = self._parameters
         return (
-            not any(group.get(name) for name in special)
+            not any(group.get(name) for name in _SPECIAL)
             and not any(hooks)
             and not isinstance(group["lr"], th.Tensor)
-            and len(group["params"]) == len(parameters)
-            and all(p.requires_grad for p in parameters)
+            and len(group["params"]) == len(self._parameters)
+            and all(p.requires_grad for p in self._parameters)
         )
 
-    def _look(self) -> list[object]:
+    def _look(self) -> object:
         """Tell by what state and parameters are known: where all of them lie."""
-        state = self._optimizer.state
-        seen: list[object] = [stack.version for stack in self.stacks]
-        for p in self._parameters:
-            mine = state.get(p)
-            seen.append(mine and tuple(mine[name].data_ptr() for name in ("step", "exp_avg", "exp_avg_sq")))
-        return seen
+        states = [self._optimizer.state.get(p) for p in self._parameters]
+        return (
+            [stack.version for stack in self.stacks],
+            [state and [state[name].data_ptr() for name in _STATE] for state in states],
+        )
 
     def _is_joined(self) -> bool:
         """Tell whether state and parameters are where they were at the last step, and all at the same step."""
-        return bool(self._seen) and self._look() == self._seen and bool((self._steps == self._steps[0]).all())
+        return self._seen is not None and self._look() == self._seen and bool((self._steps == self._steps[0]).all())
 
     def _join(self) -> bool:
         """Make the state views of common tensors; tell whether all parameters are at the same step."""
-        self._seen = []
+        self._seen = None
         state, parameters = self._optimizer.state, self._parameters
         if {id(p) for p in self._optimizer.param_groups[0]["params"]} != {id(p) for p in parameters}:
             return False

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import exp
+from statistics import fmean
 
 import numpy as np
 import stable_baselines3
@@ -79,16 +80,22 @@ class SAC(FastLearner, stable_baselines3.SAC):
             optimizers += [self.ent_coef_optimizer]
         self._update_learning_rate(optimizers)
         networks = (fast.actor, fast.critics, fast.targets)
-        with self._at_work(*networks, fast.actor_optimizer, fast.critic_optimizer) as threads:
+        adams = [fast.actor_optimizer, fast.critic_optimizer]
+        if fast.ent_coef_optimizer is not None:
+            assert self.log_ent_coef is not None
+            fast.ent_coef_optimizer.stacks[0].follow([self.log_ent_coef])  # a loaded model gave it other memory
+            adams.append(fast.ent_coef_optimizer)
+        with self._at_work(*networks, *adams) as threads:
             losses = [self._take_gradient_step(fast, batch_size, step, threads) for step in range(gradient_steps)]
             for network in networks[:2]:
                 network.show_gradients()
+            if fast.ent_coef_optimizer is not None:
+                fast.ent_coef_optimizer.stacks[0].show_gradient()
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in losses[0] if losses else ():
-            self.logger.record(f"train/{name}", np.mean([loss[name] for loss in losses]))
+            self.logger.record(f"train/{name}", fmean(loss[name] for loss in losses))
 
-    @th.no_grad()
     def _take_gradient_step(self, fast: _Fast, n: int, step: int, threads: int) -> dict[str, float]:
         """Update actor, critics and entropy coefficient once, and give the losses."""
         assert self.replay_buffer is not None
@@ -106,7 +113,7 @@ class SAC(FastLearner, stable_baselines3.SAC):
         coefficient = self._ent_coef()
 
         critic_loss, mean_log_prob = sac_critics(
-            actor, critics, targets, *place, batch.arrays, draws, (drawn, log_prob), coefficient, threads
+            actor, critics, targets, *place, batch[1:], draws, (drawn, log_prob), coefficient, threads
         )
         losses = self._update_ent_coef(fast, mean_log_prob, coefficient)
         fast.critic_optimizer.step()
@@ -129,8 +136,6 @@ class SAC(FastLearner, stable_baselines3.SAC):
         log_ent_coef = self.log_ent_coef.item()
         gradient = -(mean_log_prob + self.target_entropy)
         (stack,) = fast.ent_coef_optimizer.stacks
-        stack.follow([self.log_ent_coef])  # a loaded model gave it other memory
         stack.gradient.fill_(gradient)
-        stack.show_gradient()
         fast.ent_coef_optimizer.step()
         return {"ent_coef": coefficient, "ent_coef_loss": log_ent_coef * gradient}

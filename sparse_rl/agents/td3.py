@@ -1,8 +1,8 @@
 """Twin delayed deep deterministic policy gradient: Stable-Baselines3's logic, on feature-major networks."""
 
 from dataclasses import dataclass
+from statistics import fmean
 
-import numpy as np
 import stable_baselines3
 import torch as th
 
@@ -89,10 +89,9 @@ class TD3(FastLearner, stable_baselines3.TD3):
                 network.show_gradients()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if actor_losses:
-            self.logger.record("train/actor_loss", np.mean(actor_losses))
-        self.logger.record("train/critic_loss", np.mean(critic_losses))
+            self.logger.record("train/actor_loss", fmean(actor_losses))
+        self.logger.record("train/critic_loss", fmean(critic_losses))
 
-    @th.no_grad()
     def _take_gradient_step(
         self, fast: _Fast, n: int, is_actors_turn: bool, threads: int
     ) -> tuple[float | None, float]:
@@ -107,7 +106,7 @@ class TD3(FastLearner, stable_baselines3.TD3):
         place = batch.observations.data_ptr(), batch.observations.stride(0)
 
         critic_loss = td3_critics(
-            target_actor, critics, targets, *place, batch.arrays, noise.numpy(), self.target_noise_clip, threads
+            target_actor, critics, targets, *place, batch[1:], noise.numpy(), self.target_noise_clip, threads
         )
         fast.critic_optimizer.step()
         if not is_actors_turn:

@@ -49,7 +49,7 @@ class Stack:
 
     def _look(self, parameters: Sequence[torch.Tensor]) -> list[tuple[object, ...]]:
         """Tell by what a parameter is known: who it is, where it lies and how, and whether it is trained."""
-        return [(id(p), p.data_ptr(), p.stride(), p.requires_grad) for p in parameters] + [(self.gradient.data_ptr(),)]
+        return [(id(p), p.data_ptr(), p.stride(), p.requires_grad) for p in parameters]
 
     def follow(self, parameters: Sequence[torch.Tensor]) -> None:
         """
@@ -65,6 +65,12 @@ class Stack:
         """Let ``.grad`` of the parameters that want one be views of :attr:`gradient`; of others it is ``None``."""
         for p, gradient in zip(self.parameters, self._gradients, strict=True):
             p.grad = gradient if p.requires_grad else None
+
+    @property
+    def shows_gradient(self) -> bool:
+        """Whether nobody has replaced the first parameter's ``.grad`` since: optimizers and rewirings do it to all."""
+        first = self.parameters[0]
+        return first.grad is self._gradients[0] or not first.requires_grad
 
     @property
     def requires_grad(self) -> bool:

@@ -47,9 +47,15 @@ class FeatureMajorMLP:
         if heads:
             self._levels.append(make_level(heads, shares_input=True))
         self._has_relu = [index < n_relus for index in range(len(self._levels))]
-        self._dtype = self._levels[0].stacks[0].tensor.dtype
+        self._stacks = [stack for level in self._levels for stack in level.stacks]
+        self._dtype = self._stacks[0].tensor.dtype
         self._programs: dict[tuple[object, ...], Program] = {}
-        self._version = -1
+        # Where the layers keep their parameters, whoever they are; a buffer's change shows in the topology.
+        layers = [layer for network in (*networks, heads) for layer in network]
+        self._slots = [(layer._parameters, name) for layer in layers for name in layer._parameters]
+        self._sparse_layers = [layer for layer in layers if isinstance(layer, SparseLinear)]
+        self._seen: object = None
+        self._version, self._shown = -1, -1
         self._is_steady = False
         self._remembered: tuple[int, Program, Sequence[Tensor]] | None = None
 
@@ -86,7 +92,7 @@ class FeatureMajorMLP:
     @property
     def stacks(self) -> list[Stack]:
         """All parameters, those of a level's layers as one tensor."""
-        return [stack for level in self._levels for stack in level.stacks]
+        return self._stacks
 
     @torch.no_grad()
     def forward(self, *inputs: Tensor, remember: bool = True) -> Tensor:
@@ -138,8 +144,11 @@ class FeatureMajorMLP:
 
     def show_gradients(self) -> None:
         """Let the parameters' ``.grad`` be what the last backward pass wrote."""
-        for stack in self.stacks:
+        if self._shown == self._version and all(stack.shows_gradient for stack in self._stacks):
+            return
+        for stack in self._stacks:
             stack.show_gradient()
+        self._shown = self._version
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -152,10 +161,22 @@ class FeatureMajorMLP:
             self._is_steady = False
 
     def _follow(self) -> None:
-        """Forget what does not hold any longer."""
+        """Look whether anything has changed, and forget what does not hold any longer."""
+        if self._look() == self._seen:
+            return
         version = sum(level.follow() for level in self._levels)
         if version != self._version:
             self._programs, self._version = {}, version
+        self._seen = self._look()
+
+    def _look(self) -> object:
+        """Tell by what parameters and topologies are known: who they are, where they lie, whether they are trained."""
+        parameters = [place[name] for place, name in self._slots]
+        return (
+            [id(p) for p in parameters],
+            [None if p is None else (p.data_ptr(), p.requires_grad, p.is_contiguous()) for p in parameters],
+            [id(layer.topology) for layer in self._sparse_layers],  # levels keep theirs: no other takes its id
+        )
 
     def _last_pass(self) -> tuple["Program", Sequence[Tensor]]:
         if self._remembered is None:
