@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sparse_rl.agents.networks import Watch, as_batch, has_known_networks, to_environment
+from sparse_rl.agents.networks import Watch, has_known_networks, is_batch
 from sparse_rl.agents.optimizers import FastAdam
 from sparse_rl.agents.passes import act
 from sparse_rl.kernels import follow_torch, kernels_only
@@ -79,19 +80,19 @@ class FastLearner(OffPolicyAlgorithm):
         :param deterministic: whether to take the mean of a stochastic policy instead of drawing actions
         :return: actions, of shape ``(batch, action dimensions)``, and ``state``
         """
-        batch = as_batch(self.policy, observation) if self._follow() else None
-        if batch is None:
+        space = self.action_space
+        if not (self._follow() and is_batch(self.policy, observation)):
             return super().predict(observation, state, episode_start, deterministic)
-        features, n = batch.shape
-        shape = self.action_space.shape
-        assert shape is not None
-        actions = np.empty((int(np.prod(shape)), n), np.float32)
-        noise = np.empty((n, 0), np.float32)
+        assert isinstance(observation, np.ndarray)
+        assert isinstance(space, spaces.Box)
+        (n, features), (low, high) = observation.shape, self._fast.action_bounds
+        actions = np.empty((n, low.size), np.float32)
+        noise = actions[:, :0]
         if self._fast.is_stochastic and not deterministic:
-            noise = th.empty(n, len(actions)).normal_().numpy()
+            noise = th.empty(n, low.size).normal_().numpy()
         table = self._fast.actor.prepare([features], n, remember=False).table
-        act(table, batch.data_ptr(), batch.stride(0), noise, actions, 1 if n == 1 else follow_torch())
-        return to_environment(self.policy, actions), state
+        act(table, observation, noise, low, high, actions, 1 if n == 1 else follow_torch())
+        return actions.reshape(-1, *space.shape), state
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_OWN]

@@ -15,7 +15,6 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from sparse_rl.kernels import with_contiguous_rows
 from sparse_rl.nn import FeatureMajorMLP
 from sparse_rl.sb3.policies import BlockwiseCritic
 
@@ -35,6 +34,8 @@ def has_known_networks(policy: SACPolicy | TD3Policy) -> bool:
     return (
         type(policy)._predict is stock._predict
         and type(policy).predict is stock.predict
+        and type(policy).unscale_action is stock.unscale_action
+        and policy.action_space.dtype == np.float32
         and isinstance(space, spaces.Box)
         and len(space.shape) == 1
         and type(policy.actor) in _KNOWN_MODULES
@@ -119,29 +120,29 @@ def heads_of(actor: nn.Module) -> list[nn.Module]:
     return [modules[name] for name in ("mu", "log_std") if is_squashed and name in modules]
 
 
-def as_batch(policy: BasePolicy, observation: object) -> th.Tensor | None:
+def is_batch(policy: BasePolicy, observation: object) -> bool:
     """
-    See observations as a feature-major batch.
+    Tell whether the compiled passes know observations.
 
     :param policy: the policy
     :param observation: what was given to ``predict()``
-    :return: tensor of shape ``(features, batch)``, its rows contiguous unless there is but one column; ``None`` for
-        anything but 32-bit vectors, one for each environment
+    :return: whether these are 32-bit vectors, one for each environment, in an ordinary array
     """
-    space = policy.observation_space
-    if isinstance(observation, np.ndarray) and observation.dtype == np.float32 and observation.shape[1:] == space.shape:
-        return with_contiguous_rows(th.from_numpy(np.require(observation, requirements=["C", "W"])).t())
-    return None
+    return (
+        isinstance(observation, np.ndarray)
+        and observation.dtype == np.float32
+        and observation.shape[1:] == policy.observation_space.shape
+        and observation.flags.carray
+    )
 
 
-def to_environment(policy: BasePolicy, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+def action_bounds(policy: BasePolicy) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """
-    Turn a network's actions into the environment's.
+    Give the bounds of the actions.
 
-    :param policy: the policy, whose actions are squashed
-    :param actions: of shape ``(action dimensions, batch)``, in [-1, 1]
-    :return: array of shape ``(batch, *action space)``, in the action space
+    :param policy: the policy
+    :return: the smallest and the largest ones, float32 of shape ``(action dimensions,)``
     """
-    shape = policy.action_space.shape
-    assert shape is not None
-    return policy.unscale_action(actions.T.reshape(-1, *shape))
+    space = policy.action_space
+    assert isinstance(space, spaces.Box)
+    return np.ravel(space.low).astype(np.float32), np.ravel(space.high).astype(np.float32)

@@ -77,15 +77,17 @@ class FastAdam:
 
     def _look(self) -> object:
         """Tell by what state and parameters are known: where all of them lie."""
-        states = [self._optimizer.state.get(p) for p in self._parameters]
+        # By ids, because parameters are slow to hash; the states are kept, so that no other takes the id of one.
+        states = list(self._optimizer.state.values())
         return (
             [stack.version for stack in self.stacks],
-            [state and [state[name].data_ptr() for name in _STATE] for state in states],
+            [id(state) for state in states],
+            [state[name].data_ptr() for state in states if state for name in _STATE],
         )
 
     def _is_joined(self) -> bool:
         """Tell whether state and parameters are where they were at the last step, and all at the same step."""
-        return self._seen is not None and self._look() == self._seen and bool((self._steps == self._steps[0]).all())
+        return self._seen is not None and self._look() == self._seen and len(set(self._steps.tolist())) == 1
 
     def _join(self) -> bool:
         """Make the state views of common tensors; tell whether all parameters are at the same step."""
@@ -116,6 +118,7 @@ class FastAdam:
                 self._kept += [moment, stack.tensor, stack.gradient]
             for p in stack.parameters:
                 state[p]["step"] = next(each_step)
+        self._kept += state.values()
         self._seen = self._look()
         return True
 

@@ -327,20 +327,32 @@ def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: i
 
 
 @cached_njit()
-def act(actor: Any, x: int, stride: int, noise: Floats, actions: Floats, chunks: int) -> None:
+def act(
+    actor: Any, observations: Floats, noise: Floats, low: Floats, high: Floats, actions: Floats, chunks: int
+) -> None:  # fmt: skip
     """
     Choose actions.
 
     :param actor: the actor's network, prepared for ``n`` columns
-    :param x: address of the observations, ``(features, n)``
-    :param stride: elements between two rows of them
+    :param observations: of shape ``(n, features)``
     :param noise: see :func:`squash`; empty for deterministic actions
-    :param actions: the result, ``(action dimensions, n)``, in [-1, 1]
+    :param low: smallest actions of the environment, ``(action dimensions,)``
+    :param high: largest actions of the environment, of the same shape
+    :param actions: the result, in the environment's scale, ``(n, action dimensions)``
     :param chunks: threads
     """
-    n = actions.shape[1]
-    _run(actor, x, stride, x, stride, n, chunks)
+    n, n_features = observations.shape
+    x, one = observations.reshape(n_features, n), np.int64(1)
+    if n > 1:
+        x = np.empty((n_features, n), np.float32)
+        x[:] = observations.T
+    stride = x.shape[1] if n > 1 else one
+    _run(actor, x.ctypes.data, stride, x.ctypes.data, stride, n, chunks)
+    squashed = np.empty((actions.shape[1], n), np.float32)
     if noise.size:
-        squash(_output(actor), noise, actions, np.empty(n, np.float32))
+        squash(_output(actor), noise, squashed, np.empty(n, np.float32))
     else:
-        _squash_only(_output(actor), actions)
+        _squash_only(_output(actor), squashed)
+    for b in range(n):
+        for i in range(actions.shape[1]):
+            actions[b, i] = low[i] + (_HALF * (squashed[i, b] + _ONE)) * (high[i] - low[i])

@@ -7,10 +7,11 @@ from statistics import fmean
 import numpy as np
 import stable_baselines3
 import torch as th
+from numpy.typing import NDArray
 
 from sparse_rl.agents.batches import sample
 from sparse_rl.agents.learner import FastLearner
-from sparse_rl.agents.networks import heads_of, layers_of, runs_fast
+from sparse_rl.agents.networks import action_bounds, heads_of, layers_of, runs_fast
 from sparse_rl.agents.optimizers import FastAdam, Following
 from sparse_rl.agents.passes import sac_actor, sac_critics
 from sparse_rl.nn import FeatureMajorMLP, Stack
@@ -18,6 +19,7 @@ from sparse_rl.nn import FeatureMajorMLP, Stack
 
 @dataclass
 class _Fast:
+    action_bounds: tuple[NDArray[np.float32], NDArray[np.float32]]
     actor: FeatureMajorMLP
     critics: FeatureMajorMLP
     targets: FeatureMajorMLP
@@ -59,7 +61,7 @@ class SAC(FastLearner, stable_baselines3.SAC):
         if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
             ent_coef = FastAdam(self.ent_coef_optimizer, [Stack([self.log_ent_coef])])
         return _Fast(
-            actor, both, both_targets, FastAdam(self.actor.optimizer, actor.stacks),
+            action_bounds(self.policy), actor, both, both_targets, FastAdam(self.actor.optimizer, actor.stacks),
             FastAdam(self.critic.optimizer, both.stacks), ent_coef, Following(both_targets, both),
         )  # fmt: skip
 
@@ -135,7 +137,6 @@ class SAC(FastLearner, stable_baselines3.SAC):
         assert self.log_ent_coef is not None
         log_ent_coef = self.log_ent_coef.item()
         gradient = -(mean_log_prob + self.target_entropy)
-        (stack,) = fast.ent_coef_optimizer.stacks
-        stack.gradient.fill_(gradient)
+        fast.ent_coef_optimizer.stacks[0].gradient.numpy()[:] = gradient
         fast.ent_coef_optimizer.step()
         return {"ent_coef": coefficient, "ent_coef_loss": log_ent_coef * gradient}

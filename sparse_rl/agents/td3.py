@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 import stable_baselines3
 import torch as th
+from numpy.typing import NDArray
 
 from sparse_rl.agents.batches import sample
 from sparse_rl.agents.learner import FastLearner
-from sparse_rl.agents.networks import layers_of, runs_fast
+from sparse_rl.agents.networks import action_bounds, layers_of, runs_fast
 from sparse_rl.agents.optimizers import FastAdam, Following
 from sparse_rl.agents.passes import td3_actor, td3_critics
 from sparse_rl.nn import FeatureMajorMLP
@@ -16,6 +18,7 @@ from sparse_rl.nn import FeatureMajorMLP
 
 @dataclass
 class _Fast:
+    action_bounds: tuple[NDArray[np.float32], NDArray[np.float32]]
     actor: FeatureMajorMLP
     critics: FeatureMajorMLP
     first_critic: FeatureMajorMLP
@@ -57,7 +60,7 @@ class TD3(FastLearner, stable_baselines3.TD3):
         actor, target_actor = (FeatureMajorMLP(layers) for layers in actors)
         both, both_targets = FeatureMajorMLP(*critics), FeatureMajorMLP(*targets)
         return _Fast(
-            actor, both, FeatureMajorMLP(critics[0]), target_actor, both_targets,
+            action_bounds(self.policy), actor, both, FeatureMajorMLP(critics[0]), target_actor, both_targets,
             FastAdam(self.actor.optimizer, actor.stacks), FastAdam(self.critic.optimizer, both.stacks),
             Following(target_actor, actor), Following(both_targets, both),
         )  # fmt: skip

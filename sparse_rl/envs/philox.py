@@ -190,12 +190,14 @@ def _fill(kind: int, out: NDArray[Any], stream: int, seeds: Counters, episodes: 
             f"Expected a C-contiguous array (features, columns) of 32-bit numbers to fill, got {out.dtype} {out.shape}."
         )
     words, columns = out.view(np.uint32), out.shape[1]
-    keys = _column(seeds, columns, np.uint64)
+    is_one = not isinstance(seeds, np.ndarray)
+    keys = _column(seeds, 1 if is_one else columns, np.uint64)
     c2, c3 = _column(episodes, columns, np.uint32), _column(steps, columns, np.uint32)
     if columns == 1:
         _fill_row(kind, words[:, 0], keys[0], np.uint64(stream), c2[0], c3[0])
     elif columns > 1:
-        seed = keys[0] if (keys == keys[0]).all() else keys  # of one environment's noise, or of several
+        # The seed of one environment's noise, or those of several.
+        seed = keys[0] if is_one or (keys == keys[0]).all() else keys
         _fill_columns(kind, words, seed, np.uint64(stream), c2, c3)
 
 

@@ -266,8 +266,19 @@ def _sum_strips(zero: Any, total: Any, dy: int, entry: int, stop: int) -> tuple[
     return total, entry
 
 
-@cached_njit()
-def sum_rows(dy: int, dy_stride: int, n_batch: int, out: Floats) -> None:
+@njit
+def sum_some_rows(dy: int, dy_stride: int, n_batch: int, out: Any, first: int, last: int) -> None:
+    """Sum the rows from ``first`` to before ``last``: see :func:`sum_rows`."""
+    for i in range(first, last):
+        total, start, stop = out.dtype.type(0), i * dy_stride, i * dy_stride + n_batch
+        total, start = _sum_strips(wide(out), total, dy, start, stop)
+        total, start = _sum_strips(narrow(out), total, dy, start, stop)
+        total, start = _sum_strips(single(out), total, dy, start, stop)
+        out[i] = total
+
+
+@cached_njit(parallel=True)
+def sum_rows(dy: int, dy_stride: int, n_batch: int, out: Floats, chunks: int) -> None:
     """
     Sum each row of a matrix: the gradient of a bias.
 
@@ -275,10 +286,8 @@ def sum_rows(dy: int, dy_stride: int, n_batch: int, out: Floats) -> None:
     :param dy_stride: elements between two rows of it
     :param n_batch: how many columns it has
     :param out: the result, ``(rows,)``
+    :param chunks: into how many pieces of work the rows are cut
     """
-    for i in range(out.size):
-        total, start, stop = out.dtype.type(0), i * dy_stride, i * dy_stride + n_batch
-        total, start = _sum_strips(wide(out), total, dy, start, stop)
-        total, start = _sum_strips(narrow(out), total, dy, start, stop)
-        total, start = _sum_strips(single(out), total, dy, start, stop)
-        out[i] = total
+    for chunk in prange(chunks):
+        # The rows that this thread has written: to fetch one from another core takes longer than to sum it.
+        sum_some_rows(dy, dy_stride, n_batch, out, out.size * chunk // chunks, out.size * (chunk + 1) // chunks)

@@ -180,7 +180,7 @@ def _differentiate(level: Any, inputs: Any, n_batch: int, chunks: int, like: Any
     x0, stride0, x1, stride1 = inputs
     dy, dy_stride, groups = level.d_out, level.d_out_stride, level.groups
     if level.d_bias != 0:
-        dense.sum_rows(dy, dy_stride, n_batch, array_at(level.d_bias, level.rows, like))
+        dense.sum_rows(dy, dy_stride, n_batch, array_at(level.d_bias, level.rows, like), chunks)
     if level.d_values == 0:
         return
     if level.is_sparse:
