@@ -60,11 +60,11 @@ def assert_batch_is_the_buffers_own(buffer, batch_size=50, env=None):
     states.append(np.random.random())
     assert states[0] == states[1]
 
-    assert batch.observations.stride(1) == 1
+    assert batch.observations.strides[1] == 4
     assert all(x.flags.c_contiguous for x in batch[1:])
-    assert {x.dtype for x in batch[1:]} == {np.dtype(np.float32)}
+    assert {x.dtype for x in batch} == {np.dtype(np.float32)}
     observations = th.cat([expected.observations, expected.next_observations]).float()
-    assert th.equal(batch.observations, observations.t())
+    np.testing.assert_array_equal(batch.observations, observations.t())
     discounts = th.tensor([[GAMMA]]) if expected.discounts is None else expected.discounts
     for mine, theirs in zip(batch[1:], (expected.actions, expected.rewards, expected.dones, discounts), strict=True):
         np.testing.assert_array_equal(mine, theirs.t())

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparse_rl import kernels
-from sparse_rl.kernels import adam, dense, network, sparse
+from sparse_rl.agents import passes
+from sparse_rl.kernels import dense, layout, network, sparse, updates
 from sparse_rl.kernels import threads as threads_module
 from sparse_rl.nn import FeatureMajorMLP, SparseLinear
 from sparse_rl.topology import Topology
@@ -406,9 +407,11 @@ print(torch.get_num_threads())
 
 def test_compiled_code_on_disk_is_out_of_date_when_any_kernel_has_changed() -> None:
     files = sorted(Path(sparse.__file__).parent.glob("*.py"))
-    expected = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    modules = (adam, dense, network, sparse, threads_module)
+    modules = (dense, layout, network, sparse, threads_module, updates, passes)
     dispatchers = {f for module in modules for f in vars(module).values() if hasattr(f, "targetoptions")}
     cached = [f for f in dispatchers if hasattr(f._cache, "_cache_file")]
-    assert len(cached) >= 12
-    assert all(f._cache._cache_file._source_stamp == expected for f in cached)
+    assert len(cached) >= 16
+    for f in cached:
+        sources = [*files, Path(f.py_func.__code__.co_filename)]
+        expected = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+        assert f._cache._cache_file._source_stamp == expected

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -11,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sparse_rl.agents.gather import gather, pick
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
-from sparse_rl.kernels import empty_activations, follow_torch
+from sparse_rl.kernels import empty_rows, follow_torch
 
 Floats = NDArray[np.float32]
 
@@ -20,19 +19,24 @@ class Batch(NamedTuple):
     """
     Transitions, side by side.
 
-    :param observations: float32 tensor ``(features, 2 * batch)``: observations in the first ``batch`` columns, next
-        observations in the others
-    :param actions: float32 ``(action dimensions, batch)``, contiguous, as all that follow
+    :param observations: float32 ``(features, 2 * batch)``, its rows contiguous: observations in the first ``batch``
+        columns, next observations in the others
+    :param actions: float32 ``(action dimensions, batch)``, contiguous as all that follow
     :param rewards: float32 ``(1, batch)``
     :param dones: float32 ``(1, batch)``: whether an episode ended for another reason than a time limit
     :param discounts: float32, of the next observations' values: ``(1, batch)``, or one for all of them, ``(1, 1)``
     """
 
-    observations: th.Tensor
+    observations: Floats
     actions: Floats
     rewards: Floats
     dones: Floats
     discounts: Floats
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where the observations lie: their address, and how many elements from one row to the next."""
+        return self.observations.ctypes.data, self.observations.strides[0] // self.observations.itemsize
 
 
 def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamma: float) -> Batch:
@@ -76,20 +80,20 @@ def _can_gather(buffer: ReplayBuffer, env: VecNormalize | None) -> bool:
     )
 
 
-def _gathered(buffer: ReplayBuffer, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> th.Tensor:
+def _gathered(buffer: ReplayBuffer, rows: NDArray[np.int64]) -> Floats:
     follow_torch()
     features = buffer.observations.shape[-1]
-    out = empty_activations(features, 2 * len(rows), th.empty(0))
+    out = empty_rows(features, 2 * len(rows))
     before, after = (memory.reshape(-1, features) for memory in (buffer.observations, buffer.next_observations))
-    gather(before, after, rows, out.numpy())
-    return out
+    gather(before, after, rows, out)
+    return out[:, : 2 * len(rows)]
 
 
 def _turned(batch: ReplayBufferSamples, gamma: float) -> Batch:
     n, features = batch.observations.shape
-    observations = th.empty(features, 2 * n, device=batch.observations.device)
-    observations[:, :n] = batch.observations.t()
-    observations[:, n:] = batch.next_observations.t()
+    observations = empty_rows(features, 2 * n)[:, : 2 * n]
+    observations[:, :n] = batch.observations.t().cpu()
+    observations[:, n:] = batch.next_observations.t().cpu()
     actions, rewards, dones = (
         np.ascontiguousarray(x.t().cpu(), np.float32) for x in (batch.actions, batch.rewards, batch.dones)
     )

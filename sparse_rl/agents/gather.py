@@ -18,7 +18,7 @@ def gather(first: Any, second: Any, rows: Any, out: Any) -> None:
     :param first: ``(size, features)``
     :param second: of the same shape and type
     :param rows: which rows, ``(n,)``
-    :param out: float32 ``(features, 2 * n)``
+    :param out: float32 ``(features, at least 2 * n)``
     """
     features, n = len(out), len(rows)
     groups = (n + _ROWS - 1) // _ROWS
@@ -67,7 +67,7 @@ def reorder(features: Any, orders: Any, which: Any, out: Any) -> None:
     :param features: ``(features, columns)``
     :param orders: ``(orders, features)``
     :param which: order of each column, ``(columns,)``
-    :param out: of the shape of ``features``
+    :param out: of the shape of ``features``, of which as many columns are written
     """
     for k in prange(len(out)):
         if len(orders) == 1:

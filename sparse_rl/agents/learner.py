@@ -30,6 +30,8 @@ class FastLearner(OffPolicyAlgorithm):
 
     #: The networks and optimizers, in the form in which they are run; ``None`` if that is not possible.
     _fast: Any
+    _parts: tuple[object, ...] | None
+    _watch: Watch
 
     def _setup_model(self) -> None:
         self._fast, self._parts = None, None

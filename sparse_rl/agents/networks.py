@@ -22,7 +22,7 @@ from sparse_rl.sb3.policies import BlockwiseCritic
 _KNOWN_MODULES = (SACActor, TD3Actor, ContinuousCritic, BlockwiseCritic)
 
 
-def has_known_networks(policy: SACPolicy | TD3Policy) -> bool:
+def has_known_networks(policy: BasePolicy) -> bool:
     """
     Tell whether a policy's networks can be run without its features extractor, layer by layer.
 
@@ -32,7 +32,8 @@ def has_known_networks(policy: SACPolicy | TD3Policy) -> bool:
     space = policy.observation_space
     stock = SACPolicy if isinstance(policy, SACPolicy) else TD3Policy
     return (
-        type(policy)._predict is stock._predict
+        isinstance(policy, SACPolicy | TD3Policy)
+        and type(policy)._predict is stock._predict
         and type(policy).predict is stock.predict
         and type(policy).unscale_action is stock.unscale_action
         and policy.action_space.dtype == np.float32

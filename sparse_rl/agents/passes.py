@@ -2,9 +2,11 @@
 What SAC and TD3 compute in a gradient step, compiled: all but the draws before and the optimizer's steps in between.
 
 For networks as small as theirs a step is a few hundred microseconds of arithmetic; a step back into Python between its
-parts, with caches full of the batch, would take as long again. Networks are the tables of
-:meth:`sparse_rl.nn.FeatureMajorMLP.prepare`. Activations are feature-major, of shape ``(features, batch)``, and those of
-observations and next observations lie side by side: ``(features, 2 * batch)``. All numbers are float32.
+parts, with caches full of the batch, would take as long again.
+
+Networks are the tables of :meth:`sparse_rl.nn.FeatureMajorMLP.prepare`. Activations are feature-major, of shape
+``(features, batch)``, and those of observations and next observations lie side by side: ``(features, 2 * batch)``. All
+numbers are float32.
 """
 
 from math import log as logarithm
@@ -68,9 +70,8 @@ def _differentiate_actions(network: Any, x: int, stride: int, actions: Any, d_ac
     """Write the gradient of a critic's second block of inputs."""
     no, _, _, _, second = _flags()
     n = d_actions.shape[1]
-    backward(
-        network, x, stride, actions.ctypes.data, actions.shape[1], n, no, second, d_actions.ctypes.data, n, chunks, _LIKE
-    )  # fmt: skip
+    address, action_stride, result = actions.ctypes.data, actions.shape[1], d_actions.ctypes.data
+    backward(network, x, stride, address, action_stride, n, no, second, result, n, chunks, _LIKE)
 
 
 @njit(error_model="numpy")
@@ -105,9 +106,7 @@ def _clamp(log_std: Any) -> Any:
 
 
 @njit(error_model="numpy")
-def unsquash(
-    parameters: Any, noise: Any, actions: Any, d_actions: Any, d_log_prob: Any, d_parameters: Any
-) -> None:
+def unsquash(parameters: Any, noise: Any, actions: Any, d_actions: Any, d_log_prob: Any, d_parameters: Any) -> None:
     """
     Compute the gradient of what :func:`squash` was given, for the first ``n`` columns.
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sparse_rl.agents.gather import gather, reorder
 from sparse_rl.envs import NoiseModel, Stream, permutation_at
-from sparse_rl.kernels import empty_activations, follow_torch, whole_rows
+from sparse_rl.kernels import empty_rows, follow_torch
 
 
 class CompactReplayBuffer(ReplayBuffer, ABC):
@@ -143,7 +143,8 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
 
     def _get_samples(self, batch_inds: NDArray[Any], env: VecNormalize | None = None) -> ReplayBufferSamples:
         copies = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
-        observations, next_observations = self.feature_major(batch_inds, copies, env).t().split(len(batch_inds))
+        both = th.from_numpy(self.feature_major(batch_inds, copies, env)).t().to(self.device)
+        observations, next_observations = both.split(len(batch_inds))
         dones = self.dones[batch_inds, copies] * (1 - self.timeouts[batch_inds, copies])
         rewards = self._normalize_reward(self.rewards[batch_inds, copies].reshape(-1, 1), env)
         return ReplayBufferSamples(
@@ -156,40 +157,39 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
 
     def feature_major(
         self, indices: NDArray[np.int64], copies: NDArray[np.int64], env: VecNormalize | None = None
-    ) -> th.Tensor:
+    ) -> NDArray[np.float32]:
         """
         Give observations and next observations of transitions.
 
         :param indices: which transitions, ``(batch,)``
         :param copies: of which environment, ``(batch,)``
         :param env: normalizes them
-        :return: float32 tensor of shape ``(features, 2 * batch)`` with contiguous rows, observations first
+        :return: of shape ``(features, 2 * batch)`` with contiguous rows, observations first
         """
         observations = self._with_noise(indices * self.n_envs + copies)
         if env is not None:
-            normalized = self._normalize_obs(observations.numpy().T, env)
+            normalized = self._normalize_obs(observations.T, env)
             assert isinstance(normalized, np.ndarray)
-            observations.copy_(th.from_numpy(normalized.T))
-        return observations.to(self.device)
+            observations[:] = normalized.T
+        return observations
 
-    def _with_noise(self, rows: NDArray[np.int64]) -> th.Tensor:
+    def _with_noise(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Give observations and next observations ``(features, 2 * batch)`` of the transitions in rows of memory."""
         follow_torch()  # the kernels below do not know PyTorch
         n_real, n_columns = self.noise_model.n_real, 2 * len(rows)
-        observations = empty_activations(self.n_features, n_columns, th.empty(0))
-        before, after = (memory.reshape(-1, n_real) for memory in (self.observations, self.next_observations))
-        gather(before, after, rows, observations[:n_real].numpy())
+        memory = empty_rows(self.n_features, n_columns)
+        before, after = (stored.reshape(-1, n_real) for stored in (self.observations, self.next_observations))
+        gather(before, after, rows, memory[:n_real])
         # The columns between the rows get noise too: the generator wants one contiguous array.
-        self._draw_noise(rows, whole_rows(observations)[n_real:].numpy())
-        if self.permutation_seed is None:
-            return observations
-        phases, which = np.unique(self._phases(rows), return_inverse=True)
-        if not phases.any():
-            return observations
-        orders = np.stack([_permutation(self.permutation_seed, int(phase), self.n_features) for phase in phases])
-        shown = empty_activations(self.n_features, n_columns, observations)
-        reorder(observations.numpy(), orders, np.tile(which, 2), shown.numpy())
-        return shown
+        self._draw_noise(rows, memory[n_real:])
+        if self.permutation_seed is not None:
+            phases, which = np.unique(self._phases(rows), return_inverse=True)
+            if phases.any():
+                orders = [_permutation(self.permutation_seed, int(phase), self.n_features) for phase in phases]
+                shown = empty_rows(self.n_features, n_columns)
+                reorder(memory, np.stack(orders), np.tile(which, 2), shown)
+                memory = shown
+        return memory[:, :n_columns]
 
 
 class RedrawnReplayBuffer(CompactReplayBuffer):
@@ -286,7 +286,7 @@ class ObservedReplayBuffer(CompactReplayBuffer):
 
     def _check(self, obs: NDArray[Any], next_obs: NDArray[Any], done: NDArray[Any]) -> None:
         """Check that the first transition can be drawn again: not all wrappers have a name to know them by."""
-        again = self._with_noise(np.arange(self.n_envs)).numpy().T.reshape(2, self.n_envs, -1)
+        again = self._with_noise(np.arange(self.n_envs)).T.reshape(2, self.n_envs, -1)
         going_on = ~np.asarray(done, np.bool_)  # what VecNormalize says of an episode's end is rounded
         if not np.array_equal(again[:, going_on], np.stack([obs, next_obs]).astype(np.float32)[:, going_on]):
             raise ValueError(

@@ -110,7 +110,7 @@ class SAC(FastLearner, stable_baselines3.SAC):
         actor = fast.actor.prepare([n_features], 2 * n).table
         critics = fast.critics.prepare([n_features, n_actions], n).table
         targets = fast.targets.prepare([n_features, n_actions], n, remember=False).table
-        place, draws = (batch.observations.data_ptr(), batch.observations.stride(0)), noise.numpy()
+        place, draws = batch.place, noise.numpy()
         drawn, log_prob = np.empty((n_actions, 2 * n), np.float32), np.empty(2 * n, np.float32)
         coefficient = self._ent_coef()
 

@@ -106,7 +106,7 @@ class TD3(FastLearner, stable_baselines3.TD3):
         target_actor = fast.target_actor.prepare([n_features], n, remember=False).table
         critics = fast.critics.prepare([n_features, n_actions], n).table
         targets = fast.targets.prepare([n_features, n_actions], n, remember=False).table
-        place = batch.observations.data_ptr(), batch.observations.stride(0)
+        place = batch.place
 
         critic_loss = td3_critics(
             target_actor, critics, targets, *place, batch[1:], noise.numpy(), self.target_noise_clip, threads

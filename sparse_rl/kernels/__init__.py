@@ -2,14 +2,13 @@
 
 import torch
 
+from sparse_rl.kernels.layout import empty_activations, empty_rows
 from sparse_rl.kernels.linear import (
-    empty_activations,
     numba_linear,
     scatter_linear,
     sddmm,
     spmm,
     spmm_transposed,
-    whole_rows,
     with_contiguous_rows,
 )
 from sparse_rl.kernels.network import LEVEL, LIKE, backward, forward
@@ -26,6 +25,7 @@ __all__ = [
     "check",
     "choose",
     "empty_activations",
+    "empty_rows",
     "follow_torch",
     "forward",
     "kernels_only",
@@ -35,7 +35,6 @@ __all__ = [
     "split",
     "spmm",
     "spmm_transposed",
-    "whole_rows",
     "with_contiguous_rows",
 ]
 

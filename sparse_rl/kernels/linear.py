@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparse_rl.kernels import sparse
-from sparse_rl.kernels.network import PAIR, padded
+from sparse_rl.kernels.layout import empty_activations
 from sparse_rl.kernels.patterns import Pattern
 from sparse_rl.kernels.threads import follow_torch
 
@@ -77,32 +77,6 @@ class _NumbaLinear(torch.autograd.Function):
                 for pattern, needed in zip(ctx.patterns, needs_inputs, strict=True)
             ),
         )
-
-
-def empty_activations(features: int, batch: int, like: Tensor) -> Tensor:
-    """
-    Reserve feature-major activations whose rows lie as is good for the cache: see :func:`padded`.
-
-    :param features: number of rows
-    :param batch: number of columns
-    :param like: a tensor that says dtype and device
-    :return: tensor of shape ``(features, batch)``, of arbitrary content
-    """
-    stride = padded.py_func(batch, like.element_size())
-    pair = PAIR // like.element_size()
-    memory = torch.empty(features * stride + pair, dtype=like.dtype, device=like.device)
-    start = -memory.data_ptr() % PAIR // like.element_size()
-    return memory.as_strided((features, batch), (stride, 1), start)
-
-
-def whole_rows(x: Tensor) -> Tensor:
-    """
-    Show the activations of :func:`empty_activations` together with what lies between their rows.
-
-    :param x: tensor of shape ``(features, batch)``
-    :return: contiguous tensor of shape ``(features, stride)``, whose first columns are the activations
-    """
-    return x.as_strided((x.shape[0], x.stride(0)), (x.stride(0), 1), x.storage_offset())
 
 
 def _weights(values: Tensor, patterns: Sequence[Pattern]) -> Any:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sparse_rl.kernels import dense, sparse
 from sparse_rl.kernels.caching import cached_njit
+from sparse_rl.kernels.layout import padded
 from sparse_rl.kernels.simd import array_at
 
 Floats = NDArray[np.floating[Any]]
@@ -45,25 +46,6 @@ LIKE: dict[torch.dtype, Any] = {torch.float32: np.empty(0, np.float32), torch.fl
 
 _FEW = 32  # columns that are not worth a transposition
 
-PAIR = 128  # bytes: a cache fetches pairs of lines
-
-
-@cached_njit()
-def padded(columns: int, itemsize: int) -> int:
-    """
-    Say how far apart the rows of a matrix should be: an odd number of pairs of cache lines.
-
-    Rows that are a power of two apart, as those of a batch of 256 would be, compete for the same few sets of the cache;
-    these spread over all of them. Whole pairs, because two threads that write to the two halves of one take it from
-    each other all the time.
-
-    :param columns: elements of a row
-    :param itemsize: bytes of an element
-    :return: elements from one row to the next
-    """
-    pair = PAIR // itemsize
-    return columns if columns < pair else (columns + pair - 1) // pair // 2 * 2 * pair + pair
-
 
 @njit
 def _constants() -> Any:
@@ -79,7 +61,10 @@ def _bias_of(level: Any, like: Any) -> Any:
 @njit
 def _scatter(level: Any, like: Any) -> None:
     """Write active weights to their places in the dense matrix, whose other entries are zero already."""
-    dense_values, values = array_at(level.values, level.active, like), array_at(level.scattered_values, level.scattered, like)
+    dense_values, values = (
+        array_at(level.values, level.active, like),
+        array_at(level.scattered_values, level.scattered, like),
+    )
     positions = array_at(level.positions, level.scattered, _POSITIONS)
     for p in range(level.scattered):
         dense_values[positions[p]] = values[p]

@@ -206,9 +206,7 @@ class FeatureMajorMLP:
         if program is None:
             while len(self._programs) >= _MOST_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
-            program = self._programs[key] = Program(
-                self._levels, self._has_relu, widths, batch, self._dtype, remember
-            )
+            program = self._programs[key] = Program(self._levels, self._has_relu, widths, batch, self._dtype, remember)
         return program
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
@@ -268,11 +266,27 @@ class Program:
         return activations
 
     def run_forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """
+        Compute the output.
+
+        :param inputs: the blocks of inputs
+        :return: a copy of the output
+        """
         threads = 1 if self._batch == 1 else kernels.follow_torch()
         kernels.forward(self.table, *_addresses(inputs), self._batch, threads, self._like)
         return self._output.clone()  # the next pass writes over it
 
     def run_backward(self, dy: Tensor, inputs: Sequence[Tensor], parameters: bool, block: int | None) -> Tensor | None:
+        """
+        Compute gradients.
+
+        :param dy: gradient of the output
+        :param inputs: the blocks of inputs of the last forward pass
+        :param parameters: whether to write those of the parameters
+        :param block: of which block of inputs to compute one; ``None`` for none
+        :return: the gradient of that block
+        :raises ValueError: if ``dy`` has another shape, or there is no such block
+        """
         if dy.shape[0] != len(self._output) or dy.shape[1] > self._batch:
             raise ValueError(
                 f"Expected the gradient of an output of shape {tuple(self._output.shape)}, "
