@@ -62,31 +62,29 @@ def profile(sparsity: float, distribution: str, steps: int, fill: int, speed: fl
     from _worker import Worker
 
     import sparse_rl.agents.sac as sac
-    from sparse_rl.agents.optimizers import FastAdam
-    from sparse_rl.nn import FeatureMajorMLP
+    from sparse_rl.agents.optimizers import FastAdam, Following
 
     worker = Worker("ours", "sac", "HalfCheetah-noise98", "redrawn", sparsity, distribution, fill, 100_000)
     model, clock = worker.model, Clock()
-
-    def forward_work(network: Any, *inputs: Any) -> float:
-        weights = sum(level.stacks[0].tensor.numel() for level in network._levels)
-        return float(weights * inputs[0].shape[1])
-
-    def backward_work(network: Any, dy: Any) -> float:
-        first, *rest = [level.stacks[0].tensor.numel() for level in network._levels]
-        return float((first + 2 * sum(rest)) * dy.shape[1])
-
-    def input_work(network: Any, dy: Any, *_: Any) -> float:
-        return float(sum(level.stacks[0].tensor.numel() for level in network._levels[1:]) * dy.shape[1])
-
+    assert isinstance(model, sac.SAC)
+    assert model._fast is not None
+    (actor, first_of_actor), (critics, first_of_critics) = (
+        (sum(stack.tensor.numel() for stack in network.stacks[::2]), network.stacks[0].tensor.numel())
+        for network in (model._fast.actor, model._fast.critics)
+    )
+    n = model.batch_size
+    # Actor for both halves of the batch, targets, critics; gradients of weights, and of what the hidden layers read.
+    critic_work = n * (2 * actor + 2 * critics + critics + critics - first_of_critics)
+    # Critics again and what their hidden layers read; gradients of the weights of the actor, and what its layers read.
+    actor_work = n * (critics + critics - first_of_critics + actor + actor - first_of_actor)
     clock.watch(sac, "sample", "sample a batch, noise included")
-    clock.watch(FeatureMajorMLP, "forward", "forward passes", forward_work)
-    clock.watch(FeatureMajorMLP, "backward", "backward passes", backward_work)
-    clock.watch(FeatureMajorMLP, "input_gradient", "gradient of the actions", input_work)
-    clock.watch(sac, "SquashedGaussian", "draw actions")
+    clock.watch(sac, "sac_critics", "actions, targets, gradients of the critics", lambda *_: float(critic_work))
+    clock.watch(sac, "sac_actor", "gradients of the actor, through the critics", lambda *_: float(actor_work))
     clock.watch(FastAdam, "step", "Adam")
-    clock.watch(sac, "update_targets", "target networks")
+    clock.watch(Following, "step", "target networks")
     clock.watch(model, "train", "gradient step")
+    clock.watch(model, "predict", "prediction")
+    clock.watch(model.env, "step", "environment step")
     total = worker.learn(steps)["seconds"]
     kind = f"{distribution} {100 * sparsity:g} %" if sparsity else "dense"
     rows: list[dict[str, object]] = []
@@ -95,8 +93,8 @@ def profile(sparsity: float, distribution: str, steps: int, fill: int, speed: fl
         floor = {"million multiply-adds": work / 1e6, "floor, ms": 1e3 * work / speed} if work else {}
         part = {"agent": kind, "part": label, "calls": clock.calls[label] / steps, "ms": 1e3 * seconds / steps}
         rows.append({**part, **floor})
-    rest = 1e3 * (total - clock.seconds["gradient step"]) / steps
-    rows.append({"agent": kind, "part": "environment step and the rest", "ms": rest})
+    known = sum(clock.seconds[label] for label in ("gradient step", "prediction", "environment step"))
+    rows.append({"agent": kind, "part": "the rest: Stable-Baselines3's loop", "ms": 1e3 * (total - known) / steps})
     return rows
 
 
