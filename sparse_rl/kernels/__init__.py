@@ -40,9 +40,9 @@ __all__ = [
 
 KERNELS = ("numba", "scatter")
 
-# Up to this density the numba kernel was the faster one, forward and backward, with one thread and with two
+# Up to this density the numba kernel was faster than a dense product, forward and backward, with one thread or two
 # (benchmarks/kernels.py: 256 x 850, batch 256, AVX-512).
-CROSSOVER_DENSITY = 0.4
+CROSSOVER_DENSITY = 0.5
 
 
 def check(kernel: str) -> None:
