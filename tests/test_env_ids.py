@@ -34,6 +34,10 @@ IDS = [
     "Hopper-noise90-std4",
     "Hopper-noise90-std0.5-permute20",
     "Pendulum-noise90-real",
+    "HalfCheetah-noise90-ar",
+    "Hopper-noise80-ar-permute20",
+    "Hopper-noise80-other",
+    "CartPole-v0-noise60-other-permute20",
     "CartPole-permute20",
     "CartPole-v0-noise50",
 ]
@@ -54,7 +58,7 @@ decimals = st.integers(1, 999_999).map(lambda i: i / 10_000)
 noises = st.fixed_dictionaries(
     {"noise": decimals | st.just(0.0)},
     optional={"std": decimals} | {},
-) | st.fixed_dictionaries({"noise": decimals, "real": st.just(True)})
+) | st.fixed_dictionaries({"noise": decimals, "distribution": st.sampled_from(["real", "ar", "other"])})
 
 
 @given(
@@ -64,7 +68,7 @@ noises = st.fixed_dictionaries(
     st.none() | st.integers(1, 10**9),
 )
 def test_parse_and_str_are_inverse(base, version, noise, permute):
-    assume(not re.search("-(std|real|noise|permute)$|-v[0-9]*$", base))
+    assume(not re.search("-(std|real|ar|other|noise|permute)$|-v[0-9]*$", base))
     original = EnvironmentId(base, version=version, permute=permute, **noise)
     assert EnvironmentId.parse(str(original)) == original
 
@@ -78,7 +82,9 @@ def test_parts_of_an_id():
     assert EnvironmentId.parse("ns/My.Env_2-v3-noise99.5-std4-permute10") == EnvironmentId(
         "ns/My.Env_2", version=3, noise=99.5, std=4.0, permute=10
     )
-    assert EnvironmentId.parse("a.module:ns/Env-noise90-real") == EnvironmentId("a.module:ns/Env", noise=90, real=True)
+    assert EnvironmentId.parse("a.module:ns/Env-noise90-real") == EnvironmentId(
+        "a.module:ns/Env", noise=90, distribution="real"
+    )
     assert str(EnvironmentId.parse("Ant-noise095.50-std1")) == "Ant-noise95.5"
 
 
@@ -90,6 +96,13 @@ def test_parts_of_an_id():
         ("HalfCheetah-noise90-std0", "std is a positive standard deviation"),
         ("HalfCheetah-permute0", "permute is a positive number of steps"),
         ("HalfCheetah-noise90-std4-real", "leave out std"),
+        ("HalfCheetah-noise90-std4-ar", "ar noise has a standard deviation of its own: leave out std"),
+        ("HalfCheetah-noise90-std4-other", "leave out std"),
+        ("HalfCheetah-noise90-othr", "for example HalfCheetah-noise98. Unknown part 'othr'. Did you mean 'other'?"),
+        ("HalfCheetah-noise90-permut100", "Unknown part 'permut'. Did you mean 'permute'?"),
+        ("HalfCheetah-noise90-arr-premute9", "Did you mean 'ar'? Unknown part 'premute'. Did you mean 'permute'?"),
+        ("HalfCheetah-noise90-ar-other", "Cannot read"),
+        ("HalfCheetah-ar", "Cannot read"),
         ("HalfCheetah-noise", "Cannot read the environment id 'HalfCheetah-noise'. Expected <Base>[-v<N>]"),
         ("HalfCheetah-noise-5", "Cannot read"),
         ("HalfCheetah-noise98%", "Cannot read"),
@@ -111,9 +124,12 @@ def test_bad_ids_are_refused(text, message):
 
 
 def test_parts_that_contradict_each_other_are_refused():
-    with pytest.raises(EnvironmentIdError, match="std and real need noise before them"):
-        EnvironmentId("Ant", real=True)
-    for base in ("Ant-v5", "Ant-noise50", "Ant-real", "A nt"):
+    for distribution in ("real", "ar", "other"):
+        with pytest.raises(EnvironmentIdError, match="std, real, ar and other need noise before them"):
+            EnvironmentId("Ant", distribution=distribution)
+    with pytest.raises(EnvironmentIdError, match=r"Unknown noise distribution 'othr'\. Did you mean 'other'"):
+        EnvironmentId("Ant", noise=50, distribution="othr")
+    for base in ("Ant-v5", "Ant-noise50", "Ant-real", "Ant-other", "A nt"):
         with pytest.raises(EnvironmentIdError, match="Cannot read"):
             EnvironmentId(base)
     assert EnvironmentId("Un-realistic-noisy").base == "Un-realistic-noisy"
@@ -224,7 +240,9 @@ ALLOWED = [
 ]
 
 
-@pytest.mark.parametrize("text", ["HalfCheetah-noise98", "Hopper-noise50-permute100"])
+@pytest.mark.parametrize(
+    "text", ["HalfCheetah-noise98", "Hopper-noise50-permute100", "HalfCheetah-noise90-ar", "Hopper-noise80-other"]
+)
 def test_environment_checkers(text):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -234,8 +252,9 @@ def test_environment_checkers(text):
         assert any(re.search(allowed, str(warning.message)) for allowed in ALLOWED), str(warning.message)
 
 
-def test_vectors_show_what_single_environments_show():
-    text, n = "Hopper-noise90-permute20", 2
+@pytest.mark.parametrize("text", ["Hopper-noise90-permute20", "Hopper-noise80-ar-permute20"])
+def test_vectors_show_what_single_environments_show(text):
+    n = 2
     vectors = {
         "sync": gym.vector.SyncVectorEnv([lambda: make(text)] * n),
         "async": gym.vector.AsyncVectorEnv([lambda: make(text)] * n, context="forkserver"),

@@ -17,6 +17,7 @@ from sparse_rl.envs import (
     Normal,
     PermuteFeatures,
     Stream,
+    appended,
     make,
     noise,
     total_features,
@@ -303,5 +304,6 @@ def test_observations_that_are_not_finite_are_reported(bad):
 
 
 def test_examples_in_the_documentation():
-    assert doctest.testmod(noise).attempted
-    assert doctest.testmod(noise).failed == 0
+    for module in (appended, noise):
+        assert doctest.testmod(module).attempted
+        assert doctest.testmod(module).failed == 0

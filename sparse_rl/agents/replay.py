@@ -201,6 +201,8 @@ class RedrawnReplayBuffer(CompactReplayBuffer):
     critics; in the authors' code each of them draws its own.
 
     Noise is a function of the seed, the number of batches drawn so far and the column, so it needs no generator state.
+    Where noise has a memory (AR(1) processes), each use of a transition has new processes, of which observation and
+    next observation show consecutive steps.
 
     :param args: see :class:`CompactReplayBuffer`
     :param seed: of the noise that this buffer draws
@@ -229,9 +231,9 @@ class RedrawnReplayBuffer(CompactReplayBuffer):
         self.phase = max(phases)
 
     def _draw_noise(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        self.noise_model.draw(
-            self.seed_of_noise, self.batches_drawn, np.arange(out.shape[1]), out=out, stream=Stream.REDRAWN
-        )
+        columns, memory = np.arange(out.shape[1]), self.noise_model.distribution.memory
+        steps = columns if memory == 1 else memory * (columns % len(rows)) + columns // len(rows)
+        self.noise_model.draw(self.seed_of_noise, self.batches_drawn, steps, out=out, stream=Stream.REDRAWN)
         self.batches_drawn += 1
 
     def _phases(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -335,6 +337,11 @@ def obstacle(env: VecEnv) -> str | None:
     :param env: vectorised environment
     :return: a sentence for the user; ``None`` if a :class:`CompactReplayBuffer` can be used
     """
+    if env.has_attr("distractors"):
+        return (
+            "What other copies of the environment show cannot be drawn again: use the `observed` protocol, with "
+            "Stable-Baselines3's own ReplayBuffer."
+        )
     if not env.has_attr("noise_model"):
         return (
             "Noise can be drawn again only in environments with noise features, such as HalfCheetah-noise98: use the "

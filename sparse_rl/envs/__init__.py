@@ -1,7 +1,8 @@
 """
 Where agents learn: extremely noisy environments.
 
-Names are in :mod:`~sparse_rl.envs.ids`, wrappers in :mod:`~sparse_rl.envs.noise` and :mod:`~sparse_rl.envs.permute`.
+Names are in :mod:`~sparse_rl.envs.ids`, wrappers in :mod:`~sparse_rl.envs.noise`, :mod:`~sparse_rl.envs.distractors`
+and :mod:`~sparse_rl.envs.permute`.
 """
 
 from importlib import import_module
@@ -10,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 from sparse_rl.envs.ids import EnvironmentId, EnvironmentIdError, make, register_environments
 
 if TYPE_CHECKING:
+    from sparse_rl.envs.appended import NonFiniteObservationError, total_features
+    from sparse_rl.envs.autoregressive import Autoregressive, time_constants
+    from sparse_rl.envs.distractors import DistractorFeatures
     from sparse_rl.envs.distributions import Histograms, NoiseModel, Normal
-    from sparse_rl.envs.noise import NoiseFeatures, NonFiniteObservationError, total_features
+    from sparse_rl.envs.noise import NoiseFeatures
     from sparse_rl.envs.permute import PermuteFeatures, permutation_at
     from sparse_rl.envs.philox import Stream
 
 __all__ = [
+    "Autoregressive",
+    "DistractorFeatures",
     "EnvironmentId",
     "EnvironmentIdError",
     "Histograms",
@@ -28,20 +34,24 @@ __all__ = [
     "make",
     "permutation_at",
     "register_environments",
+    "time_constants",
     "total_features",
 ]
 
 # Found on first use: these need Numba, which takes longer to import than all the rest (PEP 562).
 _LAZY = {
+    "Autoregressive": "autoregressive",
+    "DistractorFeatures": "distractors",
     "Histograms": "distributions",
     "NoiseFeatures": "noise",
     "NoiseModel": "distributions",
-    "NonFiniteObservationError": "noise",
+    "NonFiniteObservationError": "appended",
     "Normal": "distributions",
     "PermuteFeatures": "permute",
     "Stream": "philox",
     "permutation_at": "permute",
-    "total_features": "noise",
+    "time_constants": "autoregressive",
+    "total_features": "appended",
 }
 
 

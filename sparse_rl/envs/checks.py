@@ -1,9 +1,11 @@
-"""What the wrappers ask for: an environment whose observations are vectors, and a sensible seed."""
+"""What the wrappers ask for: observations that are vectors, a sensible seed, an environment that can be copied."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 #: Seeds have 63 bits, so that they fit the signed integers that vector environments and replay buffers store.
@@ -45,3 +47,25 @@ def checked_seed(seed: Any, wrapper: str) -> int:
     if not 0 <= seed < 2**SEED_BITS:
         raise ValueError(f"{wrapper} expects a seed from 0 to 2**{SEED_BITS} - 1, got {seed}.")
     return int(seed)
+
+
+def json_of_copy(spec: EnvSpec | None, wanted_by: str, otherwise: str) -> str:
+    """
+    Describe a copy of an environment that nobody is to watch: it opens no window.
+
+    :param spec: the environment's spec, as ``env.spec``
+    :param wanted_by: who asks, for the error message
+    :param otherwise: what to do without a copy, for the error message
+    :return: the copy's spec as JSON
+    :raises gymnasium.error.Error: if the environment cannot be made again from its spec
+    """
+    advice = f"Make it with gym.make, use wrappers that record their arguments only, or {otherwise}."
+    if spec is None:
+        raise gym.error.Error(f"{wanted_by} needs a second copy of an environment without a spec. {advice}")
+    spec = replace(spec, kwargs={key: value for key, value in spec.kwargs.items() if key != "render_mode"})
+    try:
+        return spec.to_json()
+    except (TypeError, ValueError) as error:
+        raise gym.error.Error(
+            f"{wanted_by} needs a second copy of {spec.id}, whose spec is not JSON: {error}. {advice}"
+        ) from error

@@ -1,12 +1,13 @@
 """
 What noise looks like: its distribution, as a function of counters.
 
-Both distributions are those of Grooten et al., "Automatic Noise Filtering with Dynamic Sparse Training in Deep
-Reinforcement Learning", AAMAS 2023, arXiv 2302.06548.
+Both distributions here are those of Grooten et al., "Automatic Noise Filtering with Dynamic Sparse Training in Deep
+Reinforcement Learning", AAMAS 2023, arXiv 2302.06548. They have no memory; that of
+:mod:`~sparse_rl.envs.autoregressive` has one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from gymnasium.envs.registration import EnvSpec
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from sparse_rl.envs.autoregressive import Autoregressive
+from sparse_rl.envs.checks import json_of_copy
 from sparse_rl.envs.philox import Counters, Stream, fill_normal, fill_uniform
 
 #: Length of the random rollout that estimates the marginals of the real features, and bins of their histograms. With
@@ -24,7 +27,11 @@ ROLLOUT_STEPS, BINS = 5_000, 100
 
 
 class Distribution(Protocol):
-    """Noise without memory: every feature is independent of the others and of the past."""
+    """Noise that anybody can draw again; every feature is independent of the others."""
+
+    @property
+    def memory(self) -> int:
+        """After how many steps a feature has forgotten its value."""
 
     def fill(self, out: NDArray[np.float32], stream: int, seeds: Counters, episodes: Counters, steps: Counters) -> None:
         """
@@ -49,6 +56,7 @@ class Normal:
     """
 
     std: float = 1.0
+    memory = 1  # not a field
 
     def __post_init__(self) -> None:
         if isinstance(self.std, bool) or not isinstance(self.std, float | int | np.floating):
@@ -77,6 +85,7 @@ class Histograms:
 
     edges: NDArray[np.float32]
     cumulative: NDArray[np.float32]
+    memory = 1  # not a field
 
     @classmethod
     def of(cls, samples: NDArray[Any], bins: int = BINS) -> "Histograms":
@@ -168,18 +177,7 @@ def marginals(spec: EnvSpec | None) -> Histograms:
     :return: the features' histograms
     :raises gymnasium.error.Error: if the environment cannot be made again from its spec
     """
-    advice = "Make it with gym.make, use wrappers that record their arguments only, or choose distribution='normal'."
-    if spec is None:
-        raise gym.error.Error(f"distribution='real' needs a second copy of an environment without a spec. {advice}")
-    # Nobody is to watch the copy: no window may open.
-    spec = replace(spec, kwargs={key: value for key, value in spec.kwargs.items() if key != "render_mode"})
-    try:
-        text = spec.to_json()
-    except (TypeError, ValueError) as error:
-        raise gym.error.Error(
-            f"distribution='real' needs a second copy of {spec.id}, whose spec is not JSON: {error}. {advice}"
-        ) from error
-    return _rollout_marginals(text)
+    return _rollout_marginals(json_of_copy(spec, "distribution='real'", "choose distribution='normal'"))
 
 
 @lru_cache(maxsize=32)
@@ -202,6 +200,7 @@ def _rollout_marginals(spec: str) -> Histograms:
 DISTRIBUTIONS: dict[str, Callable[[EnvSpec | None, float], Distribution]] = {
     "normal": lambda spec, std: Normal(std),
     "real": lambda spec, std: marginals(spec),
+    "ar": lambda spec, std: Autoregressive(),
 }
 
 

@@ -1,13 +1,15 @@
 """
 Names of environments: ``HalfCheetah-noise98`` is the newest HalfCheetah, with 98 % noise features.
 
-The grammar is ``<Base>[-v<N>][-noise<percent>[-std<x>|-real]][-permute<N>]``:
+The grammar is ``<Base>[-v<N>][-noise<percent>[-std<x>|-real|-ar|-other]][-permute<N>]``:
 
 =================================  =====================================================================
 ``HalfCheetah-noise98``            98 % of the features are noise, N(0, 1)
 ``HalfCheetah-v4-noise99.5``       a certain version of the base environment; any percentage
 ``Hopper-noise90-std4``            N(0, 4^2) noise
 ``Walker2d-noise90-real``          noise that imitates the histograms of the real features
+``HalfCheetah-noise90-ar``         noise that remembers: AR(1) processes
+``HalfCheetah-noise90-other``      no noise, but what other copies of the environment show, which act at random
 ``Ant-noise95-permute1000000``     all features change places every 1,000,000 steps
 =================================  =====================================================================
 
@@ -40,14 +42,17 @@ MUJOCO = (
 )
 PERCENTS = (50, 80, 90, 95, 98, 99)
 
-_GRAMMAR = "<Base>[-v<N>][-noise<percent>[-std<x>|-real]][-permute<N>], for example HalfCheetah-noise98"
+#: What noise looks like, as an id says it; the first needs no word.
+DISTRIBUTIONS = ("normal", "real", "ar", "other")
+
+_GRAMMAR = "<Base>[-v<N>][-noise<percent>[-std<x>|-real|-ar|-other]][-permute<N>], for example HalfCheetah-noise98"
 _ID = re.compile(
     r"(?P<base>(?:[\w.]+:)?(?:[\w:-]+/)?[\w:.-]+?)(?:-v(?P<version>\d+))?"
-    r"(?:-noise(?P<noise>\d+(?:\.\d+)?)(?:-std(?P<std>\d+(?:\.\d+)?))?(?P<real>-real)?)?"
+    r"(?:-noise(?P<noise>\d+(?:\.\d+)?)(?:-std(?P<std>\d+(?:\.\d+)?))?(?:-(?P<distribution>real|ar|other))?)?"
     r"(?:-permute(?P<permute>\d+))?",
     re.ASCII,
 )
-_PART = re.compile(r"-(noise|std|real|permute)[\d.]*(-|$)")  # not in the name of a base environment
+_PART = re.compile(r"-(noise|std|real|ar|other|permute)[\d.]*(-|$)")  # not in the name of a base environment
 _MUJOCO = "gymnasium.envs.mujoco."
 
 
@@ -64,12 +69,12 @@ class EnvironmentId:
     :param version: version of the base environment; by default the newest that is registered
     :param noise: percentage of features that are noise, in [0, 100), with at most four decimals; None: no wrapper
     :param std: standard deviation of normal noise, with at most four decimals
-    :param real: whether noise imitates the real features instead
+    :param distribution: what noise looks like: one of :data:`DISTRIBUTIONS`
     :param permute: number of steps after which all features change places; None: no wrapper
     :raises EnvironmentIdError: if a part is out of range, or parts contradict each other
 
     >>> EnvironmentId.parse("Ant-noise95-permute1000000")
-    EnvironmentId(base='Ant', version=None, noise=95.0, std=1.0, real=False, permute=1000000)
+    EnvironmentId(base='Ant', version=None, noise=95.0, std=1.0, distribution='normal', permute=1000000)
     >>> str(EnvironmentId("HalfCheetah", noise=99.5))
     'HalfCheetah-noise99.5'
     """
@@ -78,18 +83,27 @@ class EnvironmentId:
     version: int | None = None
     noise: float | None = None
     std: float = 1.0
-    real: bool = False
+    distribution: str = "normal"
     permute: int | None = None
 
     def __post_init__(self) -> None:
         match = _ID.fullmatch(self.base)
         if match is None or match["base"] != self.base or _PART.search(self.base):
-            raise EnvironmentIdError(f"Cannot read the environment id {str(self)!r}. Expected {_GRAMMAR}.")
+            raise EnvironmentIdError(_unreadable(str(self)))
+        if self.distribution not in DISTRIBUTIONS:
+            raise EnvironmentIdError(unknown("noise distribution", self.distribution, DISTRIBUTIONS))
+        is_normal = self.distribution == "normal"
         for problem, sentence in (
             (self.noise is not None and not 0 <= self.noise < 100, "noise is a percentage in [0, 100)"),
             (not 0 < self.std < float("inf"), "std is a positive standard deviation"),
-            (self.real and self.std != 1, "real noise has the standard deviations of the real features: leave out std"),
-            (self.noise is None and (self.real or self.std != 1), "std and real need noise before them"),
+            (
+                not is_normal and self.std != 1,
+                f"{self.distribution} noise has a standard deviation of its own: leave out std",
+            ),
+            (
+                self.noise is None and not (is_normal and self.std == 1),
+                "std, real, ar and other need noise before them",
+            ),
             (self.permute is not None and self.permute < 1, "permute is a positive number of steps"),
             (any(round(x, 4) != x for x in (self.noise or 0.0, self.std)), "numbers have at most four decimals"),
         ):
@@ -107,14 +121,14 @@ class EnvironmentId:
         """
         match = _ID.fullmatch(text)
         if match is None:
-            raise EnvironmentIdError(f"Cannot read the environment id {text!r}. Expected {_GRAMMAR}.")
+            raise EnvironmentIdError(_unreadable(text))
         part = match.groupdict()
         return cls(
             base=part["base"],
             version=None if part["version"] is None else int(part["version"]),
             noise=None if part["noise"] is None else float(part["noise"]),
             std=float(part["std"] or 1),
-            real=part["real"] is not None,
+            distribution=part["distribution"] or "normal",
             permute=None if part["permute"] is None else int(part["permute"]),
         )
 
@@ -126,8 +140,8 @@ class EnvironmentId:
             text += f"-noise{_decimal(self.noise)}"
         if self.std != 1:
             text += f"-std{_decimal(self.std)}"
-        if self.real:
-            text += "-real"
+        if self.distribution != "normal":
+            text += f"-{self.distribution}"
         if self.permute is not None:
             text += f"-permute{self.permute}"
         return text
@@ -166,9 +180,7 @@ class EnvironmentId:
         base = self.base_spec()
         wrappers = []
         if self.noise is not None:
-            distribution = "real" if self.real else "normal"
-            kwargs = {"fraction": round(self.noise / 100, 6), "distribution": distribution, "std": self.std}
-            wrappers.append(WrapperSpec("NoiseFeatures", "sparse_rl.envs.noise:NoiseFeatures", kwargs | {"seed": None}))
+            wrappers.append(self._noise_wrapper(round(self.noise / 100, 6)))
         if self.permute is not None:
             kwargs = {"every": self.permute, "seed": 0}
             wrappers.append(WrapperSpec("PermuteFeatures", "sparse_rl.envs.permute:PermuteFeatures", kwargs))
@@ -185,6 +197,22 @@ class EnvironmentId:
             additional_wrappers=(*base.additional_wrappers, *wrappers),
             vector_entry_point=None,  # a vectorised base environment would leave our wrappers out
         )
+
+    def _noise_wrapper(self, fraction: float) -> WrapperSpec:
+        kwargs: dict[str, Any]
+        if self.distribution == "other":
+            name, module, kwargs = "DistractorFeatures", "distractors", {}
+        else:
+            name, module, kwargs = "NoiseFeatures", "noise", {"distribution": self.distribution, "std": self.std}
+        return WrapperSpec(name, f"sparse_rl.envs.{module}:{name}", {"fraction": fraction, **kwargs, "seed": None})
+
+
+def _unreadable(text: str) -> str:
+    """Say that an id does not follow the grammar, and which part it may be."""
+    sentence = f"Cannot read the environment id {text!r}. Expected {_GRAMMAR}."
+    known = {"std", "permute", *DISTRIBUTIONS[1:]}
+    parts = [part.rstrip("0123456789.") for part in text.partition("-noise")[2].split("-")[1:]]
+    return " ".join([sentence, *(unknown("part", part, known) for part in parts if part and part not in known)])
 
 
 def _decimal(x: float) -> str:

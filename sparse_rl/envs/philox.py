@@ -36,6 +36,10 @@ class Stream(IntEnum):
     OBSERVED = 0
     PERMUTATION = 1
     REDRAWN = 2
+    TIME_CONSTANT = 3
+    DISTRACTOR_SEED = 4
+    DISTRACTOR_ACTION = 5
+    DISTRACTOR_LENGTH = 6
 
 
 _BITS, _UNIFORM, _NORMAL = 0, 1, 2
@@ -176,6 +180,73 @@ def _fill_row(kind: int, out: Any, seed: Any, stream: Any, episode: Any, step: A
             out[4 * block + word] = row[block]
 
 
+@njit(cache=True, nogil=True)
+def _halve(left: Any, right: Any, middle: Any, weights: Any, spreads: Any, is_later: Any) -> None:
+    """
+    Replace one end of each lane's interval by its middle, so that the lane's moment stays inside.
+
+    :param left: float32, values at the left ends
+    :param right: float32, values at the right ends
+    :param middle: float32 standard normals, the innovations of the middles
+    :param weights: of the sum of both ends in the middle's mean
+    :param spreads: standard deviations of the middle, given both ends
+    :param is_later: not zero where the moment is in the right half
+    """
+    for i in range(left.size):
+        value = _lane(weights, i) * (left[i] + right[i]) + _lane(spreads, i) * middle[i]
+        later = _lane(is_later, i) != 0
+        left[i] = value if later else left[i]
+        right[i] = right[i] if later else value
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _bridge_columns(
+    out: Any, seeds: Any, stream: Any, episodes: Any, steps: Any, weights: Any, spreads: Any, levels: int
+) -> None:
+    """Lanes are columns, see :func:`_fill_columns`. ``weights`` and ``spreads`` have a row for each feature."""
+    features, columns = out.shape
+    for block in prange((features + 3) // 4):
+        ends = np.empty((3, 4, columns), np.uint32)
+        floats = ends.view(np.float32)
+        starts = (steps >> _u32(levels)) << _u32(levels)
+        moments, is_later = np.empty_like(starts), np.empty_like(starts)
+        for end in range(2):
+            for i in range(columns):
+                moments[i] = starts[i] + (_u32(end) << _u32(levels))
+            _block(ends[end, 0], ends[end, 1], ends[end, 2], ends[end, 3], seeds, block, stream, episodes, moments)
+            _transform(_NORMAL, ends[end, 0], ends[end, 1], ends[end, 2], ends[end, 3])
+        for level in range(levels - 1, -1, -1):
+            half = _u32(1) << _u32(level)
+            for i in range(columns):
+                moments[i] = starts[i] + half
+                is_later[i] = steps[i] & half
+                starts[i] += is_later[i]
+            _block(ends[2, 0], ends[2, 1], ends[2, 2], ends[2, 3], seeds, block, stream, episodes, moments)
+            _transform(_NORMAL, ends[2, 0], ends[2, 1], ends[2, 2], ends[2, 3])
+            for row in range(min(4, features - 4 * block)):
+                weight, spread = weights[level, 4 * block + row], spreads[level, 4 * block + row]
+                _halve(floats[0, row], floats[1, row], floats[2, row], weight, spread, is_later)
+        for row in range(min(4, features - 4 * block)):
+            out[4 * block + row] = ends[0, row]
+
+
+@njit(cache=True, nogil=True)
+def _bridge_row(
+    out: Any, seed: Any, stream: Any, episode: Any, step: Any, weights: Any, spreads: Any, levels: int
+) -> None:
+    """Lanes are features, see :func:`_fill_row`."""
+    right, middle = np.empty_like(out), np.empty_like(out)
+    start = (step >> _u32(levels)) << _u32(levels)
+    _fill_row(_NORMAL, out, seed, stream, episode, start)
+    _fill_row(_NORMAL, right, seed, stream, episode, _u32(start + (_u32(1) << _u32(levels))))
+    for level in range(levels - 1, -1, -1):
+        half = _u32(1) << _u32(level)
+        _fill_row(_NORMAL, middle, seed, stream, episode, _u32(start + half))
+        start = _u32(start + (step & half))
+        floats = out.view(np.float32), right.view(np.float32), middle.view(np.float32)
+        _halve(*floats, weights[level], spreads[level], step & half)
+
+
 def _column(values: Counters, columns: int, dtype: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
     if isinstance(values, np.ndarray):
         if values.shape != (columns,):
@@ -184,21 +255,27 @@ def _column(values: Counters, columns: int, dtype: type[np.unsignedinteger[Any]]
     return np.full(columns, values, dtype)
 
 
-def _fill(kind: int, out: NDArray[Any], stream: int, seeds: Counters, episodes: Counters, steps: Counters) -> None:
+def _arguments(out: NDArray[Any], stream: int, seeds: Counters, episodes: Counters, steps: Counters) -> tuple[Any, ...]:
+    """Check and convert what the fillers of columns take; ``seeds`` become one number where they are all the same."""
     if out.ndim != 2 or out.itemsize != 4 or not out.flags.c_contiguous:
         raise ValueError(
             f"Expected a C-contiguous array (features, columns) of 32-bit numbers to fill, got {out.dtype} {out.shape}."
         )
-    words, columns = out.view(np.uint32), out.shape[1]
+    columns = out.shape[1]
     is_one = not isinstance(seeds, np.ndarray)
     keys = _column(seeds, 1 if is_one else columns, np.uint64)
-    c2, c3 = _column(episodes, columns, np.uint32), _column(steps, columns, np.uint32)
-    if columns == 1:
-        _fill_row(kind, words[:, 0], keys[0], np.uint64(stream), c2[0], c3[0])
-    elif columns > 1:
-        # The seed of one environment's noise, or those of several.
-        seed = keys[0] if is_one or (keys == keys[0]).all() else keys
-        _fill_columns(kind, words, seed, np.uint64(stream), c2, c3)
+    # The seed of one environment's noise, or those of several.
+    key = keys[0] if is_one or (columns > 0 and (keys == keys[0]).all()) else keys
+    counters = (_column(each, columns, np.uint32) for each in (episodes, steps))
+    return out.view(np.uint32), key, np.uint64(stream), *counters
+
+
+def _fill(kind: int, out: NDArray[Any], stream: int, seeds: Counters, episodes: Counters, steps: Counters) -> None:
+    words, key, sequence, c2, c3 = _arguments(out, stream, seeds, episodes, steps)
+    if out.shape[1] == 1:
+        _fill_row(kind, words[:, 0], key, sequence, c2[0], c3[0])
+    elif out.size:
+        _fill_columns(kind, words, key, sequence, c2, c3)
 
 
 def random_bits(key: tuple[int, int], counter: tuple[int, int, int, int]) -> NDArray[np.uint32]:
@@ -256,6 +333,38 @@ def fill_normal(out: NDArray[np.float32], stream: int, seeds: Counters, episodes
     :param steps: 32-bit counters
     """
     _fill(_NORMAL, out, stream, seeds, episodes, steps)
+
+
+def fill_bridged(
+    out: NDArray[np.float32],
+    stream: int,
+    seeds: Counters,
+    episodes: Counters,
+    steps: Counters,
+    weights: NDArray[np.float32],
+    spreads: NDArray[np.float32],
+) -> None:
+    """
+    Fill ``out`` with standard normal numbers that remember: feature j is a process in time, looked up at ``steps``.
+
+    What happens at a moment starts from its normal number, that of :func:`fill_normal`. At multiples of ``2**levels``
+    this number is the process. In between, the process at the middle of an interval is the weighted sum of its ends
+    plus that number times a standard deviation, and so on in the half where the wanted moment lies: Lévy's midpoint
+    construction. So any moment is had from ``levels + 2`` normals, with nothing remembered from one call to the next.
+
+    :param out: float32 ``(features, columns)``, C-contiguous
+    :param stream: see :func:`fill_bits`, as for the other arguments and errors
+    :param seeds: 64-bit seeds
+    :param episodes: 32-bit counters
+    :param steps: 32-bit counters
+    :param weights: float32 ``(levels, features)``: row k is for middles at a distance of ``2**k`` from both ends
+    :param spreads: float32 ``(levels, features)``: standard deviation of a middle when both ends are known
+    """
+    words, key, sequence, c2, c3 = _arguments(out, stream, seeds, episodes, steps)
+    if out.shape[1] == 1:
+        _bridge_row(words[:, 0], key, sequence, c2[0], c3[0], weights, spreads, len(weights))
+    elif out.size:
+        _bridge_columns(words, key, sequence, c2, c3, weights, spreads, len(weights))
 
 
 def permutation(seed: int, phase: int, n: int) -> NDArray[np.int64]:

@@ -80,7 +80,7 @@ class Experiment:
         """Say how much memory the replay buffer takes, or why that is too much, before it is taken."""
         footprint = replay_footprint(self.hyperparameters, self.env)
         footprint.check(self.hyperparameters["n_timesteps"], available_memory())
-        print(footprint.describe(self.plan.env, self.env.has_attr("noise_model")), flush=True)
+        print(footprint.describe(self.plan.env, self.env.has_attr("noise_seed")), flush=True)
 
     def close(self) -> None:
         """Close the environments; one whose process has died is closed already."""

@@ -109,11 +109,9 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     """
     hyperparameters = {**DEFAULTS, **learner_defaults, **check_recipe(recipe, learner_defaults)}
     hyperparameters = {key: value for key, value in hyperparameters.items() if value is not None}
-    is_noisy = environment.noise is not None
-    if hyperparameters.setdefault("replay", "redrawn" if is_noisy else "observed") == "redrawn" and not is_noisy:
-        raise InputError(
-            f"{args.env!r} has no noise features, so there is no noise to redraw: use `--replay observed`."
-        )
+    obstacle = _obstacle_to_redrawing(environment)
+    if hyperparameters.setdefault("replay", "observed" if obstacle else "redrawn") == "redrawn" and obstacle:
+        raise InputError(f"{args.env!r} {obstacle}: use `--replay observed`.")
     steps = hyperparameters["n_timesteps"]
     hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 2)))
     notes = []
@@ -140,6 +138,14 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
         num_threads=args.num_threads,
         notes=tuple(notes),
     )
+
+
+def _obstacle_to_redrawing(environment: EnvironmentId) -> str | None:
+    if environment.noise is None:
+        return "has no noise features, so there is no noise to redraw"
+    if environment.distribution == "other":
+        return "shows what other copies of the environment do, which cannot be redrawn"
+    return None
 
 
 def _sets_learning_starts(args: Namespace, environment: EnvironmentId) -> bool:
