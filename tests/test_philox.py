@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_rl.envs import Histograms
+from sparse_rl.envs import Autoregressive, Histograms
 from sparse_rl.envs.philox import Stream, fill_bits, fill_normal, fill_uniform, permutation, random_bits
 
 ONES = 2**32 - 1
@@ -87,12 +87,12 @@ def test_a_batch_has_the_bits_of_its_columns(fill, features):
 
 @pytest.mark.parametrize("seeds", [3, np.arange(50, dtype=np.uint64)], ids=["one seed", "many seeds"])
 def test_any_number_of_threads_computes_the_same_bits(seeds):
-    histograms = Histograms.of(np.random.default_rng(0).normal(size=(500, 3)))
+    histograms, autoregressive = Histograms.of(np.random.default_rng(0).normal(size=(500, 3))), Autoregressive()
     before, drawn = numba.get_num_threads(), {}
     try:
         for threads in {1, numba.config.NUMBA_NUM_THREADS}:
             numba.set_num_threads(threads)
-            for fill in (fill_normal, fill_uniform, histograms.fill):
+            for fill in (fill_normal, fill_uniform, histograms.fill, autoregressive.fill):
                 out = np.empty((203, 50), np.float32)
                 fill(out, Stream.OBSERVED, seeds, 1, np.arange(50))
                 np.testing.assert_array_equal(drawn.setdefault(fill, out), out)
@@ -111,7 +111,8 @@ def test_an_environments_step_starts_no_threads():
     code = (
         "import numpy as np\nfrom numba.np.ufunc import parallel\n"
         "from sparse_rl.envs import make, Histograms, NoiseModel\n"
-        "env = make('CartPole-noise50')\nenv.reset(seed=0)\nenv.step(0)\n"
+        "for name in ('CartPole-noise50', 'CartPole-noise50-ar', 'CartPole-noise80-other'):\n"
+        "    env = make(name)\n    env.reset(seed=0)\n    env.step(0)\n"
         "model = NoiseModel(2, 5, Histograms.of(np.eye(2)))\nmodel.draw(0, 0, 0)\n"
         "assert not parallel._is_initialized\n"
         "model.draw(0, 0, np.arange(9))\nassert parallel._is_initialized\n"

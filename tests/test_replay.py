@@ -11,7 +11,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.agents.sac import SAC
-from sparse_rl.envs import Histograms, NoiseFeatures, NoiseModel, Normal, PermuteFeatures, permutation_at
+from sparse_rl.envs import (
+    Autoregressive,
+    Histograms,
+    NoiseFeatures,
+    NoiseModel,
+    Normal,
+    PermuteFeatures,
+    permutation_at,
+    time_constants,
+)
 from sparse_rl.envs import make as make_env
 from sparse_rl.sb3 import SparseSACPolicy
 
@@ -174,6 +183,22 @@ def test_normal_noise_has_mean_and_standard_deviation_of_its_model(std):
         assert (th.corrcoef(noise.t()) - th.eye(NOISE)).abs().max() < 0.04
 
 
+@pytest.mark.parametrize("use", [1, 2])
+def test_noise_with_a_memory_is_redrawn_for_both_steps_of_a_transition(use):
+    buffer = add(make(Autoregressive()))
+    for _ in range(use):
+        batch = buffer.sample(5_000)
+    before, after = (each[:, REAL:].double().numpy() for each in (batch.observations, batch.next_observations))
+    error = 5 / 5_000**0.5
+    assert abs(before.var(0) - 1).max() < 2**0.5 * error
+    np.testing.assert_allclose((before * after).mean(0), np.exp(-1 / time_constants(NOISE)), atol=1.5 * error)
+    for lag in (1, 2):  # transitions that are neighbours in the batch
+        assert abs((before[lag:] * before[:-lag]).mean(0)).max() < error
+        assert abs((after[lag:] * before[:-lag]).mean(0)).max() < error
+    again = buffer.sample(5_000).observations[:, REAL:].double().numpy()
+    assert abs((again * before).mean(0)).max() < error
+
+
 def test_noise_can_imitate_the_real_features():
     samples = np.random.default_rng(0).uniform([0, 10, 100], [1, 20, 101], size=(5000, REAL))
     noise = add(make(Histograms.of(samples))).sample(5000).observations[:, REAL:].numpy()
@@ -277,7 +302,7 @@ def observed_and_stock(size=60, n_envs=1, permute_every=None, distribution="norm
     """Make both buffers, and let them see one environment."""
 
     def create():
-        env = NoiseFeatures(Fickle(), 0.7, std=std)
+        env = NoiseFeatures(Fickle(), 0.7, "ar" if distribution == "ar" else "normal", std)
         if distribution == "real":  # of an environment without an id: give it histograms
             samples = np.random.default_rng(0).normal(size=(500, REAL))
             env.noise_model = NoiseModel(REAL, NOISE, Histograms.of(samples))
@@ -317,7 +342,11 @@ def assert_same_batches(ours, theirs, sizes=(1, 64, 256), env=None):
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("permute_every", [None, 13])
-@pytest.mark.parametrize("distribution", [{}, {"std": 4.0}, {"distribution": "real"}], ids=["normal", "std", "real"])
+@pytest.mark.parametrize(
+    "distribution",
+    [{}, {"std": 4.0}, {"distribution": "real"}, {"distribution": "ar"}],
+    ids=["normal", "std", "real", "ar"],
+)
 @pytest.mark.parametrize("steps", [1, 25, 150])
 def test_observed_batches_are_those_of_stable_baselines3_bit_for_bit(n_envs, permute_every, distribution, steps):
     ours, theirs = observed_and_stock(60, n_envs, permute_every, steps=steps, **distribution)
@@ -338,7 +367,9 @@ def test_observed_batches_are_the_same_with_another_seed_and_another_episode():
     assert_same_batches(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["Hopper-noise90-real", "InvertedPendulum-noise80-std2-permute5"])
+@pytest.mark.parametrize(
+    "name", ["Hopper-noise90-real", "InvertedPendulum-noise80-std2-permute5", "Reacher-noise80-ar"]
+)
 def test_what_an_agent_learns_from_is_what_it_would_with_stable_baselines3s_buffer(name):
     parameters = []
     for compact in (True, False):
@@ -434,6 +465,16 @@ def test_a_saved_buffer_continues_with_the_same_batches(tmp_path):
 def test_an_ordinary_environment_has_no_noise_to_redraw():
     with pytest.raises(ValueError, match="only in environments with noise features, such as HalfCheetah-noise98"):
         RedrawnReplayBuffer.kwargs_for(DummyVecEnv([Count]))
+
+
+def test_other_copies_of_the_environment_cannot_be_drawn_again():
+    for text in ("Pendulum-noise50-other", "Pendulum-noise50-other-permute10"):
+        env = DummyVecEnv([lambda text=text: make_env(text)])
+        for kind in (RedrawnReplayBuffer, ObservedReplayBuffer):
+            with pytest.raises(
+                ValueError, match="What other copies of the environment show cannot be drawn again: use"
+            ):
+                kind.kwargs_for(env)
 
 
 def test_noise_above_a_permutation_cannot_be_redrawn():

@@ -102,12 +102,19 @@ def test_it_says_what_memory_the_replay_takes(run: Run) -> None:
     [
         ("--replay observed", "100 transitions of {env}, 6.4 kB (observed noise is regenerated, not stored)"),
         ("--replay observed -params n_steps:2", "100 transitions of {env}, 33.6 kB (observed noise is stored)"),
+        ("--env {env}-ar", "100 transitions of {env}-ar, 4.8 kB (noise is redrawn, not stored)"),
+        (
+            "--env {env}-ar --replay observed",
+            "100 transitions of {env}-ar, 6.4 kB (observed noise is regenerated, not stored)",
+        ),
+        ("--env {env}-other", "100 transitions of {env}-other, 33.6 kB (observed noise is stored)"),
         ("--env InvertedPendulum-v5", "100 transitions of InvertedPendulum-v5, 8.0 kB"),
     ],
 )
 def test_it_says_whether_noise_is_stored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, line: str
 ) -> None:
+    words = words.format(env=ENV)
     train(f"--env {ENV} --seed 0 -n 20 --buffer-size 100 --eval-freq -1 {words} -f", tmp_path)
     assert f"replay buffer: {line.format(env=ENV)}\n" in capsys.readouterr().out
 
@@ -306,6 +313,21 @@ def test_dense_td3_in_an_ordinary_environment(tmp_path: Path, capsys: pytest.Cap
     TD3.load(run.folder / "Reacher-v5.zip", device="cpu")
 
 
+@pytest.mark.parametrize(("kind", "protocol"), [("ar", "redrawn"), ("other", "observed")])
+def test_noise_with_a_memory_and_other_environments(tmp_path: Path, kind: str, protocol: str) -> None:
+    env = f"InvertedPendulum-noise80-{kind}"
+    words = f"--env {env} --seed 3 -n 150 --eval-freq 100 {QUICK}"
+    command = [sys.executable, "train.py", *words.split(), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{protocol} noise, seed 3" in done.stdout
+    folder = tmp_path / "anf-sac" / env / "1"
+    connections = list(csv.DictReader((folder / "connectivity.csv").read_text().splitlines()))
+    assert all(float(row["noise"]) > 0 for row in connections)
+    returns = [evaluate(folder, episodes=2, seed=4) for _ in range(2)]
+    np.testing.assert_array_equal(*returns)
+
+
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it too; pytest undoes that
 def test_permuted_features_in_worker_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The evaluation follows the training environment's phase, and is repeated in it; each worker has its monitor."""
@@ -501,6 +523,8 @@ def test_a_damaged_agent_is_refused(
         ("--algo sac --sparsity 0.5", "sac is dense"),
         ("--algo static-td3 --drop-fraction 0.5", "has no settings"),
         ("--env Hopper-v5 --replay redrawn", "no noise features"),
+        ("--env Hopper-noise80-other --replay redrawn", "which cannot be redrawn: use `--replay observed`"),
+        ("--env Hopper-noise80-othr", "Unknown part 'othr'. Did you mean 'other'?"),
         ("--kernel fast", "Unknown kernel"),
         ("--device gpu", "There is no device 'gpu'"),
         ("--seed -2", "seed must be a whole number in [0, "),

@@ -337,7 +337,7 @@ def obstacle(env: VecEnv) -> str | None:
     :param env: vectorised environment
     :return: a sentence for the user; ``None`` if a :class:`CompactReplayBuffer` can be used
     """
-    if env.has_attr("distractors"):
+    if env.has_attr("distractor_counters"):
         return (
             "What other copies of the environment show cannot be drawn again: use the `observed` protocol, with "
             "Stable-Baselines3's own ReplayBuffer."

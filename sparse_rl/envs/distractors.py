@@ -27,13 +27,12 @@ class DistractorFeatures(AppendFeatures):
     The copies begin with each seeded reset, ``reset(seed=s)``, and take one step with each step of the environment.
     Other resets leave them alone. So what they show is a function of the seed and of the number of steps since, in an
     environment whose episodes are functions of reset seed and actions, as MuJoCo's are; and the environment moves as
-    it does without them, to the bit. A step takes as many simulations as there are copies and one: one more for each
-    multiple of the real features.
+    it does without them, to the bit. A step takes one simulation for each copy, and the environment's own.
 
     A replay buffer cannot draw these features again: it has to store them.
 
-    The idea of distractors with real dynamics: Liu et al., "Discovering What You Can Control", arXiv 2603.18257. The
-    rules here are our own.
+    Paper: Liu et al., "Discovering What You Can Control: Interventional Boundary Discovery for Reinforcement Learning",
+    arXiv 2603.18257, on distractors that mimic the state. The rules here are our own.
 
     :param env: an environment whose observations are vectors, with bounded or discrete actions, made with
         :func:`gymnasium.make`

@@ -26,6 +26,8 @@ examples:
   python train.py --env HalfCheetah-noise98 -n 3000                 a short trial
   python train.py --env Ant-noise95-permute1000000                  all features change places every million steps
   python train.py --env Walker2d-noise90-real --replay observed     realistic noise, learnt from as it was seen
+  python train.py --env HalfCheetah-noise90-ar                      noise that remembers: AR(1) processes
+  python train.py --env HalfCheetah-noise90-other                   the other features are those of other cheetahs
   python train.py --env Hopper-v5 --sparsity 0.9 -params learning_rate:1e-3 policy_kwargs.net_arch:[400,300]
 
 A run goes into runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (exit code 130; SIGTERM: 143).
@@ -76,7 +78,7 @@ def _add_sparsity(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--replay", metavar="NAME",
         help="redrawn: fresh noise each time a transition is used, as the published ANF code does (in this project's "
-        "noise environments); observed: learn from the noise that was seen (everywhere else)",
+        "noise environments); observed: learn from the noise that was seen (everywhere else, and with -other)",
     )  # fmt: skip
 
 
