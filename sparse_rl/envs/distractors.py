@@ -21,8 +21,9 @@ class DistractorFeatures(AppendFeatures):
     Append the observations of other copies of the environment, which act at random, instead of noise.
 
     Such features have the marginals, correlations and dynamics of real ones under a random policy; only, nothing that
-    the agent does moves them, and they tell nothing about its reward. There are as many copies as it takes, ``ceil(n_noise /
-    n_real)``, and of the last one only the first features are shown. See :class:`Distractor` for what a copy does.
+    the agent does moves them, and they tell nothing about its reward. There are as many copies as it takes,
+    ``ceil(n_noise / n_real)``, and of the last one only the first features are shown. See :class:`Distractor` for what
+    a copy does.
 
     The copies begin with each seeded reset, ``reset(seed=s)``, and take one step with each step of the environment.
     Other resets leave them alone. So what they show is a function of the seed and of the number of steps since, in an
