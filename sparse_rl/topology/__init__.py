@@ -1,24 +1,51 @@
 """Which weights exist, and how that changes: no reinforcement learning, no layers, only indices."""
 
-from sparse_rl.topology.distributions import DISTRIBUTIONS, distribution, erdos_renyi, erk, input_layer, uniform
-from sparse_rl.topology.methods import SET, Method, Static
-from sparse_rl.topology.rewiring import Rewiring, drop_by_magnitude, grow_at_random, rewire, without
-from sparse_rl.topology.schedules import UpdateSchedule
+from sparse_rl.topology.distributions import (
+    DISTRIBUTIONS,
+    distribution,
+    erdos_renyi,
+    erdos_renyi_by_lambda,
+    erk,
+    input_layer,
+    uniform,
+)
+from sparse_rl.topology.gradients import WeightGradient, grow_by_gradient
+from sparse_rl.topology.methods import (
+    SET,
+    GradualPruning,
+    Method,
+    NeuroplasticExpansion,
+    RigL,
+    SignedSET,
+    Static,
+)
+from sparse_rl.topology.rewiring import Rewiring, drop_by_magnitude, drop_by_sign, grow_at_random, rewire, without
+from sparse_rl.topology.schedules import Budget, BudgetSchedule, UpdateSchedule
 from sparse_rl.topology.topology import Topology
 
 __all__ = [
     "DISTRIBUTIONS",
     "SET",
+    "Budget",
+    "BudgetSchedule",
+    "GradualPruning",
     "Method",
+    "NeuroplasticExpansion",
     "Rewiring",
+    "RigL",
+    "SignedSET",
     "Static",
     "Topology",
     "UpdateSchedule",
+    "WeightGradient",
     "distribution",
     "drop_by_magnitude",
+    "drop_by_sign",
     "erdos_renyi",
+    "erdos_renyi_by_lambda",
     "erk",
     "grow_at_random",
+    "grow_by_gradient",
     "input_layer",
     "rewire",
     "uniform",

@@ -51,6 +51,27 @@ def erk(shapes: Sequence[Shape], sparsity: float, dense: Collection[int] = ()) -
     return _share_out(shapes, sparsity, dense, lambda shape: sum(shape) / _size(shape))
 
 
+def erdos_renyi_by_lambda(shapes: Sequence[Shape], lambdas: Sequence[float]) -> list[int]:
+    """
+    Give each layer ``lambda * (n_in + n_out)`` weights, with a lambda of its own (DS, Sokar et al. 2022).
+
+    SET (Mocanu et al. 2018) calls it epsilon. A layer that cannot hold so many becomes dense; the total is what it is.
+
+    :param shapes: weight shape of each layer, ``(out_features, in_features)``
+    :param lambdas: the lambda of each of the first layers; the layers after them stay dense
+    :return: the number of active weights of each layer, rounded
+    :raises ValueError: if a lambda is not above 0, or there are more of them than layers
+    """
+    if len(lambdas) > len(shapes):
+        raise ValueError(f"There are {len(lambdas)} lambdas for {len(shapes)} layers: give at most one for each.")
+    if not lambdas or not all(0 < each < float("inf") for each in lambdas):
+        raise ValueError(f"`lambdas` must be numbers above 0, one for each of the first layers, not {list(lambdas)}.")
+    counts = [_size(shape) for shape in shapes]
+    for index, (shape, each) in enumerate(zip(shapes, lambdas, strict=False)):
+        counts[index] = min(max(1, round(each * sum(shape))), counts[index])
+    return counts
+
+
 def input_layer(shapes: Sequence[Shape], sparsity: float, dense: Collection[int] = ()) -> list[int]:
     """
     Make the first layer sparse and leave the others dense (ANF, Grooten et al. 2023).

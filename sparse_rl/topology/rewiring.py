@@ -68,6 +68,35 @@ def drop_by_magnitude(values: Tensor, count: int) -> Tensor:
     return values.detach().abs().argsort(stable=True)[:count].sort().values
 
 
+def drop_by_sign(values: Tensor, fraction: float) -> Tensor:
+    """
+    Choose a fraction of the positive and of the negative weights, those closest to zero (SET, Mocanu et al. 2018).
+
+    Both numbers are rounded down. A weight of exactly zero counts as positive, and so goes first. (The authors' code,
+    and that of DS, drops whatever does not exceed a threshold of its sign: one weight more of each, and all zeros.)
+
+    :param values: the active weights, of shape ``(active,)``
+    :param fraction: fraction of the weights of each sign to drop, in [0, 1]
+    :return: sorted int64 tensor with the indices of the weights to drop
+    """
+    values = values.detach()
+    dropped = []
+    for side in ((values >= 0).nonzero().flatten(), (values < 0).nonzero().flatten()):
+        dropped.append(side[drop_by_magnitude(values[side], share(fraction, side.numel()))])
+    return torch.cat(dropped).sort().values
+
+
+def share(fraction: float, count: int) -> int:
+    """
+    Take a fraction of a number, rounded down.
+
+    :param fraction: the fraction, in [0, 1]
+    :param count: the number
+    :return: the whole part of their product, as in exact arithmetic: 0.3 of 10 is 3
+    """
+    return int(fraction * count + 1e-9)
+
+
 def grow_at_random(topology: Topology, count: int, generator: torch.Generator | None = None) -> Tensor:
     """
     Choose ``count`` inactive positions uniformly at random (SET, Mocanu et al. 2018).
@@ -78,14 +107,26 @@ def grow_at_random(topology: Topology, count: int, generator: torch.Generator | 
     :return: int64 tensor of shape ``(count,)`` of flat positions
     :raises ValueError: if there are fewer than ``count`` inactive positions
     """
-    inactive = topology.size - topology.active
-    if not 0 <= count <= inactive:
-        raise ValueError(f"Cannot grow {count} weights: only {inactive} positions are inactive.")
-    ranks = sample_distinct(inactive, count, generator).to(topology.device)
+    ranks = sample_distinct(room_to_grow(topology, count), count, generator).to(topology.device)
     # The r-th inactive position is r plus the number of active positions before it. With a_i the sorted active
     # positions, a_i - i inactive positions lie before a_i: no dense mask is needed.
     gaps_before = topology.positions - torch.arange(topology.active, device=topology.device)
     return ranks + torch.searchsorted(gaps_before, ranks, right=True)
+
+
+def room_to_grow(topology: Topology, count: int) -> int:
+    """
+    Count the inactive positions, and check that there are enough of them.
+
+    :param topology: the topology to grow in
+    :param count: how many positions are wanted
+    :return: the number of inactive positions
+    :raises ValueError: if there are fewer than ``count``
+    """
+    inactive = topology.size - topology.active
+    if not 0 <= count <= inactive:
+        raise ValueError(f"Cannot grow {count} weights: only {inactive} positions are inactive.")
+    return inactive
 
 
 def rewire(topology: Topology, dropped: Tensor, grown: Tensor) -> Rewiring:
