@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparse_rl.nn import FeatureMajorMLP, SparseLinear, rewire_layer, sparse_layers, sparsify
-from sparse_rl.topology import SET, Rewiring, Static, Topology, rewire, without
+from sparse_rl.topology import SET, Rewiring, Static, Topology, rewire
 
 KERNELS = ("numba", "scatter")
 
@@ -197,12 +197,37 @@ def test_a_corrupted_topology_is_refused_and_the_layer_stays_usable(
     torch.testing.assert_close(layer(batch()), by_hand(layer, batch()))
 
 
-def test_a_layer_with_another_number_of_weights_is_refused_and_the_layer_stays_usable() -> None:
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("active", [29, 31, 88])
+def test_a_layer_takes_the_state_of_one_with_another_number_of_weights(kernel: str, active: int) -> None:
+    layer, other = make_layer(kernel), make_layer(kernel, 1, active=active)
+    parameter = layer.values
+    layer(batch()).sum().backward()
+    layer.load_state_dict(other.state_dict())
+    assert layer.values is parameter
+    assert layer.values.grad is None
+    assert layer.topology == other.topology
+    torch.testing.assert_close(layer(batch()), by_hand(other, batch()))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.update(values=state["values"][:-1]),
+        lambda state: state.update(values=state["values"][:, None], columns=state["columns"][:, None]),
+        lambda state: state.update(columns=state["columns"].float()),
+        lambda state: state.update(columns=state["columns"].flip(0)),
+        lambda state: state.pop("row_ptr"),
+    ],
+)
+def test_a_damaged_state_of_another_size_is_refused_and_the_layer_stays_usable(spoil: Callable[[Any], Any]) -> None:
     layer, other = make_layer("numba"), make_layer("numba", 1, active=31)
-    topology = layer.topology
-    with pytest.raises(RuntimeError, match="size mismatch for columns"):
-        layer.load_state_dict(other.state_dict())
+    topology, state = layer.topology, dict(other.state_dict())
+    spoil(state)
+    with pytest.raises(RuntimeError, match=r"size mismatch for|Missing key"):
+        layer.load_state_dict(state)
     assert layer.topology == topology
+    assert layer.values.numel() == 30
     torch.testing.assert_close(layer(batch()), by_hand(layer, batch()))
 
 
@@ -273,19 +298,47 @@ def test_a_rewiring_of_another_topology_is_refused() -> None:
         layer.rewire(stale)
 
 
-def test_a_rewiring_that_changes_the_number_of_weights_is_refused() -> None:
-    layer = make_layer()
-    smaller = without(layer.topology, torch.tensor([0]))
-    shrink = rewire(layer.topology, torch.tensor([0]), torch.empty(0, dtype=torch.int64))
-    assert shrink.after == smaller
-    with pytest.raises(ValueError, match="number of active weights is constant"):
-        layer.rewire(shrink)
+def resizing(layer: SparseLinear, dropped: int, grown: int) -> Rewiring:
+    """Drop the first weights, and grow at the last places that are free."""
+    free = (~layer.topology.mask()).flatten().nonzero().flatten()
+    return rewire(layer.topology, torch.arange(dropped), free[len(free) - grown :])
 
 
-def test_a_backward_pass_through_a_layer_that_was_rewired_since_is_refused() -> None:
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("dropped", "grown"), [(29, 0), (1, 0), (0, 1), (2, 20), (0, 58)])
+def test_a_layer_may_shrink_and_grow(kernel: str, dropped: int, grown: int) -> None:
+    layer = make_layer(kernel)
+    parameter, optimizer = layer.values, torch.optim.Adam(layer.parameters())
+    graph = layer(batch())  # one that is alive remembers the old size
+    for _ in range(2):
+        layer(batch()).square().sum().backward()
+        optimizer.step()
+    rewiring, before = resizing(layer, dropped, grown), optimizer.state[parameter]["exp_avg"].clone()
+    values = layer.values.detach().clone()
+    rewire_layer(layer, rewiring, optimizer)
+    assert layer.values is parameter
+    assert layer.values.dtype == torch.float32
+    assert layer.values.numel() == 30 - dropped + grown
+    assert bits(layer.values) == bits(rewiring.carry(values))
+    assert bits(optimizer.state[parameter]["exp_avg"]) == bits(rewiring.carry(before))
+    layer(batch()).square().sum().backward()
+    assert layer.values.grad.shape == layer.values.shape
+    optimizer.step()
+    torch.testing.assert_close(layer(batch()), by_hand(layer, batch()))
+    assert graph.requires_grad
+
+
+def test_a_layer_keeps_at_least_one_weight() -> None:
+    layer = make_layer(active=3)
+    with pytest.raises(ValueError, match="has to keep at least one weight"):
+        layer.rewire(resizing(layer, 3, 0))
+
+
+@pytest.mark.parametrize(("dropped", "grown"), [(12, 12), (5, 0), (0, 5)])
+def test_a_backward_pass_through_a_layer_that_was_rewired_since_is_refused(dropped: int, grown: int) -> None:
     layer = make_layer("numba")
     loss = layer(batch()).sum()
-    layer.rewire(proposal(layer))
+    layer.rewire(resizing(layer, dropped, grown))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 

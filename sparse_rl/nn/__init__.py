@@ -4,6 +4,16 @@ from sparse_rl.nn.levels import Stack
 from sparse_rl.nn.mlp import FeatureMajorMLP
 from sparse_rl.nn.rewiring import rewire_layer
 from sparse_rl.nn.sparse_linear import SparseLinear
-from sparse_rl.nn.sparsify import sparse_layers, sparsify
+from sparse_rl.nn.sparsify import make_sparse, shapes_of, share_out, sparse_layers, sparsify
 
-__all__ = ["FeatureMajorMLP", "SparseLinear", "Stack", "rewire_layer", "sparse_layers", "sparsify"]
+__all__ = [
+    "FeatureMajorMLP",
+    "SparseLinear",
+    "Stack",
+    "make_sparse",
+    "rewire_layer",
+    "shapes_of",
+    "share_out",
+    "sparse_layers",
+    "sparsify",
+]

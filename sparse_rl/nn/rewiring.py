@@ -17,6 +17,7 @@ def rewire_layer(
     """
     Rewire a layer, its optimizer state, and the layers that share its topology.
 
+    The number of active weights may change; the layer's parameter stays the same object, and its optimizer the same.
     Weights that are kept keep value and optimizer state bit for bit; new ones start from zero in both. Followers
     (target networks) keep their own values, which are Polyak averages, and take the same positions.
 
@@ -32,6 +33,9 @@ def rewire_layer(
     if optimizer is None:
         return
     # Adam's `step` is one number for the whole vector and stays: a new weight joins at the layer's age, as in ANF.
-    for state in optimizer.state.get(layer.values, {}).values():
-        if isinstance(state, torch.Tensor) and state.shape == layer.values.shape:
-            state.copy_(rewiring.carry(state))
+    state = optimizer.state.get(layer.values, {})
+    for name, vector in state.items():
+        if isinstance(vector, torch.Tensor) and vector.shape == (rewiring.before.active,):
+            carried = rewiring.carry(vector)
+            # In place while that is possible: it may be a view of something larger.
+            state[name] = vector.copy_(carried) if carried.shape == vector.shape else carried

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_rl import kernels
-from sparse_rl.topology import Rewiring, Topology
+from sparse_rl.topology import Budget, Rewiring, Topology
 
 
 class SparseLinear(nn.Module):
@@ -21,6 +21,8 @@ class SparseLinear(nn.Module):
     :param topology: which weights exist
     :param bias: whether the layer has a (dense) bias
     :param kernel: ``"numba"``, ``"scatter"``, or ``"auto"`` to choose by device and density
+    :param budget: how many weights the layer is to have in the end, for methods that prune or grow; as many as in
+        ``topology`` if ``None``
     :raises ValueError: if there is no such kernel, or the topology is not valid
     """
 
@@ -28,11 +30,13 @@ class SparseLinear(nn.Module):
     columns: Tensor
     bias: nn.Parameter | None
 
-    def __init__(self, topology: Topology, bias: bool = True, kernel: str = "auto") -> None:
+    def __init__(self, topology: Topology, bias: bool = True, kernel: str = "auto", budget: int | None = None) -> None:
         super().__init__()
         topology.validate()  # a kernel would follow a bad index out of bounds
         self.out_features, self.in_features = topology.shape
         self.kernel = kernel
+        #: The number of active weights at the start of training, and at its end.
+        self.budget = Budget(topology.active, topology.active if budget is None else budget)
         kernels.choose(kernel, topology.density, topology.columns.device)
         # Clones: buffers are written by load_state_dict(), a topology is an immutable value.
         self.register_buffer("row_ptr", topology.row_ptr.clone())
@@ -44,7 +48,9 @@ class SparseLinear(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear, topology: Topology, kernel: str = "auto") -> "SparseLinear":
+    def from_dense(
+        cls, linear: nn.Linear, topology: Topology, kernel: str = "auto", budget: int | None = None
+    ) -> "SparseLinear":
         """
         Keep the weights of a dense layer that a topology names: same values, same bias.
 
@@ -53,12 +59,13 @@ class SparseLinear(nn.Module):
         :param linear: the dense layer
         :param topology: which of its weights to keep
         :param kernel: see :class:`SparseLinear`
+        :param budget: see :class:`SparseLinear`
         :return: the sparse layer, on the same device and of the same dtype
         :raises ValueError: if the topology has another shape than the layer
         """
         if topology.shape != (linear.out_features, linear.in_features):
             raise ValueError(f"A topology of shape {topology.shape} does not fit {linear}.")
-        layer = cls(topology, bias=linear.bias is not None, kernel=kernel)
+        layer = cls(topology, bias=linear.bias is not None, kernel=kernel, budget=budget)
         layer.to(device=linear.weight.device, dtype=linear.weight.dtype)
         with torch.no_grad():
             layer.values.copy_(linear.weight.flatten()[topology.positions])
@@ -72,6 +79,17 @@ class SparseLinear(nn.Module):
         nn.init.uniform_(self.values, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
+
+    def rescale_to_fan_in(self) -> None:
+        """
+        Scale the weights of each neuron as if only its active weights had been counted at initialisation.
+
+        A dense layer's weights are drawn on a scale of ``1 / sqrt(in_features)``; a neuron with ``n`` active ones gets
+        the scale ``1 / sqrt(n)``, so that its output varies as much as a dense neuron's (Evci et al. 2022).
+        """
+        fan_in = self.row_ptr.diff().to(self.values.dtype)[self.topology.rows]
+        with torch.no_grad():
+            self.values.mul_((self.in_features / fan_in).sqrt())
 
     @property
     def topology(self) -> Topology:
@@ -153,14 +171,16 @@ class SparseLinear(nn.Module):
         The optimizer's state has to follow, and target networks too: see :func:`sparse_rl.nn.rewire_layer`.
 
         :param rewiring: a change of this layer's present topology
-        :raises ValueError: if it is a change of another topology, or of the number of active weights
+        :raises ValueError: if it is a change of another topology, or leaves no weight
         """
         if rewiring.before is not self.topology and rewiring.before != self.topology:
             raise ValueError("This rewiring was made for another topology than the layer's present one.")
-        if rewiring.after.active != rewiring.before.active:
-            raise ValueError("A layer's number of active weights is constant, but this rewiring changes it.")
+        if rewiring.after.active == 0:
+            raise ValueError("A layer has to keep at least one weight, but this rewiring leaves none.")
+        values = rewiring.carry(self.values.detach())
+        self._resize(values.numel())
         with torch.no_grad():
-            self.values.copy_(rewiring.carry(self.values))
+            self.values.copy_(values)  # in place: autograd then knows that a pass from before cannot be differentiated
         self.row_ptr = rewiring.after.row_ptr.clone()
         self.columns = rewiring.after.columns.clone()
         self._forget_caches()
@@ -185,12 +205,24 @@ class SparseLinear(nn.Module):
             self._patterns[key] = kernels.split(self.row_ptr, self.columns, self.in_features, key)
         return self._patterns[key]
 
+    def _resize(self, active: int) -> None:
+        """Make room for another number of weights, in the same parameter: optimizers know it by its identity."""
+        if active != self.values.numel():
+            dtype = self.values.dtype
+            self.values.grad = None
+            # As long as a graph from before is alive, autograd expects gradients of the old size. Only another type
+            # makes it forget that, so the parameter has one for a moment.
+            other = torch.float32 if dtype == torch.float64 else torch.float64
+            self.values.data = self.values.new_empty(active, dtype=other)
+            self.values.data = self.values.new_empty(active, dtype=dtype)
+
     def _forget_caches(self) -> None:
         self._topology = None
         self._patterns = {}
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         present = self.topology
+        self._make_room(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._forget_caches()
         try:
@@ -201,6 +233,22 @@ class SparseLinear(nn.Module):
             self._forget_caches()
             error_msgs: list[str] = args[-1]
             error_msgs.append(f"invalid topology for {prefix.rstrip('.') or 'the layer'}: {error}")
+
+    def _make_room(self, state_dict: Any, prefix: str) -> None:
+        """Prepare for the state of a layer that has another number of weights; whatever does not fit is left alone."""
+        values, columns = (state_dict.get(f"{prefix}{name}") for name in ("values", "columns"))
+        row_ptr = state_dict.get(f"{prefix}row_ptr")
+        if not all(isinstance(each, Tensor) for each in (values, columns, row_ptr)):
+            return
+        if columns.dtype != self.columns.dtype or columns.dim() != 1 or columns.shape != values.shape:
+            return
+        try:
+            Topology((self.out_features, self.in_features), row_ptr, columns).validate()
+        except (ValueError, RuntimeError):
+            return
+        self._resize(columns.numel())
+        if columns.shape != self.columns.shape:
+            self.columns = self.columns.new_empty(columns.numel())
 
     def _apply(self, *args: Any, **kwargs: Any) -> "SparseLinear":
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
