@@ -300,7 +300,7 @@ def test_a_policy_can_be_saved_alone(trained, tmp_path):
     assert loaded.sparsity == model.policy.sparsity
 
 
-@pytest.mark.parametrize("sparsity", [None, "0.8", True, {"actor": 0.5, "critic": None}])
+@pytest.mark.parametrize("sparsity", ["0.8", True, {"actor": 0.5, "critic": None}])
 def test_a_sparsity_that_is_no_number_is_refused(sparsity):
     with pytest.raises(ValueError, match=r"`sparsity` must be a number in \[0, 1\) or one for each network"):
         SAC(SparseSACPolicy, "Pendulum-v1", policy_kwargs={"sparsity": sparsity})

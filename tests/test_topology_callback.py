@@ -186,8 +186,8 @@ def test_growing_takes_nothing_from_the_learners_random_numbers():
 class Watched(SET):
     """Notes the rewirings that it proposes."""
 
-    def propose(self, topology, values, step, generator=None):
-        rewiring = super().propose(topology, values, step, generator)
+    def propose(self, *args, **kwargs):
+        rewiring = super().propose(*args, **kwargs)
         self.__dict__.setdefault("proposed", []).append(rewiring)
         return rewiring
 

@@ -1,6 +1,6 @@
 """Dynamic sparse training as a Stable-Baselines3 callback."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch as th
@@ -8,7 +8,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sparse_rl.nn import SparseLinear, rewire_layer, sparse_layers
-from sparse_rl.topology import Method
+from sparse_rl.sb3.gradients import GradientCatcher
+from sparse_rl.topology import Method, WeightGradient
 
 
 class TopologyCallback(BaseCallback):
@@ -21,10 +22,16 @@ class TopologyCallback(BaseCallback):
     step, as SAC and TD3 have by default, that is right after the gradient step. If one rollout brings more gradient
     steps than the update interval, the updates that fell due in between are done as one.
 
+    A method that grows by gradient (RigL) needs one of a real batch, with the absent weights. The learners compute
+    those of active weights only, and Stable-Baselines3 shows nobody the batch. So when such an update falls due, the
+    layers are watched by hooks during the next ``train()``, which fast learners leave to Stable-Baselines3 for that
+    reason, and the update happens one rollout later: as soon as every layer has got a gradient. (TD3's actor gets one
+    with every second gradient step.) Other methods set no hooks.
+
     Target networks take the topology of their online network, and optimizer state moves with the weights. Logs
     ``sparsity/*``: the density of each layer, the number of active weights and the rewired ones at the last update.
 
-    :param method: decides when and how: :class:`~sparse_rl.topology.SET` (ANF), :class:`~sparse_rl.topology.Static`
+    :param method: decides when and how: :class:`~sparse_rl.topology.SET` (ANF), :class:`~sparse_rl.topology.RigL`, ...
     :param seed: of the random growth; ``None`` for the model's seed, and if it has none for a random one
     :param verbose: 0 for silence, 1 to print each update
     """
@@ -37,6 +44,8 @@ class TopologyCallback(BaseCallback):
         self.updates = 0
         self.rewired = 0
         self._steps_seen: int | None = None
+        self._catcher: GradientCatcher | None = None
+        self._caught_for = 0  # the gradient step at which the update that waits for gradients fell due
 
     def _init_callback(self) -> None:
         if not sparse_layers(self.model.policy):
@@ -44,7 +53,8 @@ class TopologyCallback(BaseCallback):
                 f"{type(self.model.policy).__name__} has no sparse layers to rewire: make the model with "
                 "SparseSACPolicy or SparseTD3Policy, and a sparsity above 0."
             )
-        self._layers()  # complains early
+        for layer, _, _ in self._layers().values():  # complains early
+            self.method.check(layer.budget)
         if self._steps_seen is None:
             # A model that was trained before, or loaded, is not to catch up on updates of its past.
             self._steps_seen = self.model._n_updates
@@ -61,30 +71,62 @@ class TopologyCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         now = self.model._n_updates
         assert self._steps_seen is not None  # since _init_callback()
-        if self.method.updates_between(self._steps_seen, now):
-            self._rewire(now)
+        is_due = bool(self.method.updates_between(self._steps_seen, now))
         self._steps_seen = now
+        if self._catcher is not None:
+            self._finish_catching(is_due)
+        if is_due and self.method.needs_gradient:
+            self._caught_for = now
+            self._catcher = GradientCatcher({name: layer for name, (layer, _, _) in self._layers().items()})
+            self._catcher.watch()
+        elif is_due:
+            self._rewire(now)
+
+    def _finish_catching(self, is_due: bool) -> None:
+        """Rewire if every layer has got its gradient; else go on watching, but not for ever."""
+        assert self._catcher is not None
+        missing = self._catcher.missing
+        if missing and is_due:
+            self._catcher.release()
+            raise RuntimeError(
+                f"The sparse layer {missing[0]!r} got no gradient from the topology update at gradient step "
+                f"{self._caught_for} to the next one, so nothing can grow by gradient there. Is it trained at all, and "
+                "often enough? A larger `update_interval` gives it more time."
+            )
+        if missing:
+            self._catcher.watch()  # again, should another `learn()` have begun
+            return
+        self._catcher.release()
+        gradients, self._catcher = self._catcher.caught, None
+        self._rewire(self._caught_for, gradients)
 
     def _on_step(self) -> bool:
         return True
 
-    def _rewire(self, step: int) -> None:
+    def _on_training_end(self) -> None:
+        if self._catcher is not None:
+            self._catcher.release()
+
+    def _rewire(self, step: int, gradients: Mapping[str, WeightGradient] | None = None) -> None:
         rewired = 0
-        for layer, optimizer, followers in self._layers():
-            rewiring = self.method.propose(layer.topology, layer.values, step, self.generator)
+        for name, (layer, optimizer, followers) in self._layers().items():
+            gradient = None if gradients is None else gradients[name]
+            rewiring = self.method.propose(
+                layer.topology, layer.values, step, self.generator, budget=layer.budget, gradient=gradient
+            )
             rewire_layer(layer, rewiring, optimizer, followers)
-            rewired += rewiring.n_grown
+            rewired += max(rewiring.n_grown, rewiring.n_dropped)
         self.updates += 1
         self.rewired = rewired
         if self.verbose:
             print(f"Topology update {self.updates} at gradient step {step}: {rewired} weights rewired")
         self._record()
 
-    def _layers(self) -> list[tuple[SparseLinear, th.optim.Optimizer, list[SparseLinear]]]:
+    def _layers(self) -> dict[str, tuple[SparseLinear, th.optim.Optimizer, list[SparseLinear]]]:
         """Find each online layer, the optimizer that trains it, and the target layers that follow it."""
         layers = sparse_layers(self.model.policy)
         optimizers = list(_optimizers(self.model.policy))
-        found, followed = [], set()
+        found, followed = {}, set()
         for name, layer in layers.items():
             network, _, inner = name.partition(".")
             if network.endswith("_target"):
@@ -97,7 +139,7 @@ class TopologyCallback(BaseCallback):
                 )
             target = f"{network}_target.{inner}"
             followed.add(target)
-            found.append((layer, trained_by[0], [layers[target]] if target in layers else []))
+            found[name] = (layer, trained_by[0], [layers[target]] if target in layers else [])
         if alone := [name for name in layers if "_target." in name and name not in followed]:
             raise ValueError(f"The target layer {alone[0]!r} has no online layer of the same name to follow.")
         return found

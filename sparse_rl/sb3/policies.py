@@ -1,6 +1,6 @@
 """SAC and TD3 policies with sparse layers, for Stable-Baselines3's own learners and for ours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch as th
@@ -15,9 +15,12 @@ from torch import nn
 
 from sparse_rl import kernels
 from sparse_rl.names import unknown
-from sparse_rl.nn import SparseLinear, sparsify
+from sparse_rl.nn import SparseLinear, make_sparse, shapes_of, share_out
+from sparse_rl.topology import erdos_renyi_by_lambda
 
 NETWORKS = ("actor", "critic")
+LAYERS = ("input", "hidden", "all")
+DEFAULT_SPARSITY = 0.8  # ANF's
 
 
 class BlockwiseCritic(ContinuousCritic):
@@ -71,18 +74,21 @@ def _child(module: nn.Module, name: str) -> nn.Module | None:
     return dict(module.named_modules()).get(name)
 
 
-def _checked_sparsity(sparsity: float | Mapping[str, float]) -> float | dict[str, float]:
+Sparsity = float | Mapping[str, float]
+
+
+def _checked_sparsity(key: str, sparsity: Sparsity) -> float | dict[str, float]:
     """Check the form of a sparsity; its range is the distribution's business. A dictionary is plain JSON."""
     if isinstance(sparsity, Mapping):
         for name in sparsity:
             if name not in NETWORKS:
-                raise ValueError(unknown("network in `sparsity`", name, NETWORKS))
+                raise ValueError(unknown(f"network in `{key}`", name, NETWORKS))
         if missing := [name for name in NETWORKS if name not in sparsity]:
-            raise ValueError(f"`sparsity` is given per network, but lacks one for the {missing[0]}.")
+            raise ValueError(f"`{key}` is given per network, but lacks one for the {missing[0]}.")
         sparsity = dict(sparsity)
     for value in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"`sparsity` must be a number in [0, 1) or one for each network, not {value!r}.")
+            raise ValueError(f"`{key}` must be a number in [0, 1) or one for each network, not {value!r}.")
     return sparsity
 
 
@@ -94,15 +100,30 @@ class _SparsePolicy(BasePolicy):
     def __init__(
         self,
         *args: Any,
-        sparsity: float | Mapping[str, float] = 0.8,
-        distribution: str = "input",
+        sparsity: Sparsity | None = None,
+        distribution: str | None = None,
+        layers: str | None = None,
+        lambdas: Sequence[float] | None = None,
+        initial_sparsity: Sparsity | None = None,
+        initialisation: str = "dense",
         kernel: str = "auto",
         **kwargs: Any,
     ) -> None:
         kernels.check(kernel)
-        # Before the networks are built by super().
-        self.sparsity = _checked_sparsity(sparsity)
-        self.distribution = distribution
+        # All of this before the networks are built by super().
+        if lambdas is None:
+            self.sparsity = _checked_sparsity("sparsity", DEFAULT_SPARSITY if sparsity is None else sparsity)
+            self.layers, self.distribution = _settle_layers(layers, distribution)
+        elif (sparsity, distribution, layers, initial_sparsity) != (None,) * 4:
+            raise ValueError(
+                "`lambdas` say which layers are sparse and how sparse: leave out `sparsity`, `distribution`, `layers` "
+                "and `initial_sparsity`, or else `lambdas`."
+            )
+        self.lambdas = None if lambdas is None else list(lambdas)
+        self.initial_sparsity = (
+            None if initial_sparsity is None else _checked_sparsity("initial_sparsity", initial_sparsity)
+        )
+        self.initialisation = initialisation
         self.kernel = kernel
         super().__init__(*args, **kwargs)
 
@@ -129,7 +150,8 @@ class _SparsePolicy(BasePolicy):
             super().set_training_mode(mode)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"sparsity": self.sparsity, "distribution": self.distribution, "kernel": self.kernel}
+        names = ["lambdas"] if self.lambdas is not None else ["sparsity", "distribution", "layers", "initial_sparsity"]
+        own = {name: getattr(self, name) for name in (*names, "initialisation", "kernel")}
         return super()._get_constructor_parameters() | own
 
     def _make_sparse(self, network: nn.Module, name: str, parts: list[str], heads: list[str]) -> None:
@@ -139,9 +161,8 @@ class _SparsePolicy(BasePolicy):
         :param network: an actor or a critic
         :param name: which of the two, ``"actor"`` or ``"critic"``
         :param parts: its submodules from input to output, which get a topology of their own together
-        :param heads: output layers, which stay dense (as in ANF); empty for the last layer
+        :param heads: output layers; empty for the last layer
         """
-        sparsity = self.sparsity[name] if isinstance(self.sparsity, Mapping) else self.sparsity
         layers = [
             f"{part}.{child}" if child else part
             for part in parts
@@ -149,11 +170,41 @@ class _SparsePolicy(BasePolicy):
             if isinstance(layer, nn.Linear)
         ]
         heads = heads or layers[-1:]
-        if len(layers) == len(heads):
-            raise ValueError(
-                f"The {name} has no hidden layer, so none of its layers can be sparse: give `net_arch` at least one."
-            )
-        sparsify(network, layers, sparsity, self.distribution, dense=heads, kernel=self.kernel)
+        if self.lambdas is not None:
+            counts = erdos_renyi_by_lambda(shapes_of(network, layers), self.lambdas)
+            starts = ends = dict(zip(layers, counts, strict=True))
+        else:
+            if len(layers) == len(heads) and self.layers != "all":
+                raise ValueError(
+                    f"The {name} has no hidden layer, so none of its layers can be sparse: give `net_arch` at least "
+                    "one, or `layers` as 'all'."
+                )
+            dense = [] if self.layers == "all" else heads
+            ends = share_out(network, layers, _of(self.sparsity, name), self.distribution, dense)
+            starts = ends
+            if self.initial_sparsity is not None:
+                starts = share_out(network, layers, _of(self.initial_sparsity, name), self.distribution, dense)
+        make_sparse(network, starts, ends, self.kernel, self.initialisation)
+
+
+def _of(sparsity: Sparsity, network: str) -> float:
+    return sparsity[network] if isinstance(sparsity, Mapping) else sparsity
+
+
+def _settle_layers(layers: str | None, distribution: str | None) -> tuple[str, str]:
+    """Settle which layers are sparse, and how their sparsity is shared out: one that is given may decide the other."""
+    if layers not in (None, *LAYERS):
+        raise ValueError(unknown("choice of `layers`", layers, LAYERS))
+    if layers == "input":
+        return "input", "input"  # a single layer has nothing to share
+    if layers is not None and distribution == "input":
+        raise ValueError(
+            f"The distribution 'input' makes the input layer alone sparse, but `layers` is {layers!r}: choose the "
+            "`distribution` 'uniform', 'erdos_renyi' or 'erk', or leave `layers` out."
+        )
+    if distribution is None:
+        return ("input", "input") if layers is None else (layers, "uniform")
+    return layers or ("input" if distribution == "input" else "hidden"), distribution
 
 
 class SparseSACPolicy(_SparsePolicy, SACPolicy):
@@ -166,12 +217,22 @@ class SparseSACPolicy(_SparsePolicy, SACPolicy):
 
     :param args: positional arguments of ``stable_baselines3.sac.policies.SACPolicy``
     :param sparsity: fraction of weights that are absent, in [0, 1), or one for each network as
-        ``{"actor": ..., "critic": ...}``
-    :param distribution: which layers the sparsity is a fraction of, and how it is shared out: ``"input"`` (the input
-        layer alone, as ANF does), ``"uniform"``, ``"erdos_renyi"`` or ``"erk"``; output layers stay dense
+        ``{"actor": ..., "critic": ...}``; at the end of training, if a method prunes or grows; 0.8 if ``None``
+    :param distribution: how the sparsity is shared out among the layers: ``"uniform"``, ``"erdos_renyi"``, ``"erk"``,
+        or ``"input"``: it is the input layer's alone, as in ANF. ``None`` for ``"uniform"`` if there are ``layers``,
+        else for ``"input"``
+    :param layers: which layers may be sparse: ``"input"`` (the input layer alone), ``"hidden"`` (all but the output
+        layers) or ``"all"``; ``None`` for ``"hidden"``, or ``"input"`` with that distribution. The sparsity counts the
+        weights of all layers, except with ``"input"``
+    :param lambdas: instead of ``sparsity``, ``distribution`` and ``layers``: give each of the first layers
+        ``lambda * (n_in + n_out)`` weights, as DS and SET do; the layers after them stay dense
+    :param initial_sparsity: the sparsity with which training starts, in the same distribution, if a method prunes or
+        grows; ``None`` if it does not
+    :param initialisation: ``"dense"`` to leave the weights as they are drawn for a dense layer (as in ANF), or
+        ``"sparse"`` to scale those of each neuron by its number of active weights
     :param kernel: ``"auto"``, ``"numba"`` or ``"scatter"``
     :param kwargs: keyword arguments of ``SACPolicy``
-    :raises ValueError: if sparsity, distribution or kernel are invalid, or a layer would keep no weight
+    :raises ValueError: if a setting is invalid, settings contradict each other, or a layer would keep no weight
     """
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
@@ -193,11 +254,15 @@ class SparseTD3Policy(_SparsePolicy, TD3Policy):
     TD3's policy with sparse layers in the actor and in each critic: see :class:`SparseSACPolicy`.
 
     :param args: positional arguments of ``stable_baselines3.td3.policies.TD3Policy``
-    :param sparsity: see :class:`SparseSACPolicy`
-    :param distribution: see :class:`SparseSACPolicy`
-    :param kernel: see :class:`SparseSACPolicy`
+    :param sparsity: see :class:`SparseSACPolicy`, as for all that follow
+    :param distribution: how the sparsity is shared out
+    :param layers: which layers may be sparse
+    :param lambdas: instead of these three: weights by the size of each layer
+    :param initial_sparsity: the sparsity with which training starts
+    :param initialisation: of the active weights
+    :param kernel: what computes the sparse layers
     :param kwargs: keyword arguments of ``TD3Policy``
-    :raises ValueError: if sparsity, distribution or kernel are invalid, or a layer would keep no weight
+    :raises ValueError: if a setting is invalid, settings contradict each other, or a layer would keep no weight
     """
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> TD3Actor:
