@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sparse_rl.agents.build import learner_defaults, make_method, make_model
+from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_method, make_model
 from sparse_rl.agents.checks import InputError, Number, check_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments, parse_yaml
 from sparse_rl.envs import EnvironmentId
@@ -16,7 +16,8 @@ from sparse_rl.training.cli import make_parser
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env
 
-ALGORITHMS = ["anf-sac", "anf-td3", "sac", "static-sac", "static-td3", "td3"]
+METHODS = ["anf", "ds", "gmp", "ne", "rigl", "set", "static"]
+ALGORITHMS = sorted([*(f"{method}-{learner}" for method in METHODS for learner in ("sac", "td3")), "sac", "td3"])
 
 
 def settle(*words: str) -> Plan:
@@ -40,12 +41,15 @@ def test_every_recipe_builds_an_agent(algorithm: str, variant: str | None) -> No
     if algorithm in ("sac", "td3"):
         assert not layers
     else:
-        make_method(plan.hyperparameters["method"])
+        method = make_method(in_gradient_steps(plan.hyperparameters))
         assert layers
-        assert [layer.density for layer in layers.values()] == pytest.approx([0.2] * len(layers), abs=1e-3)
+        for layer in layers.values():
+            method.check(layer.budget)
+        if algorithm.startswith(("anf", "static")):
+            assert [layer.density for layer in layers.values()] == pytest.approx([0.2] * len(layers), abs=1e-3)
         targets = {name.partition(".")[0] for name in layers if "_target" in name}
         assert targets == ({"critic_target"} if "sac" in algorithm else {"actor_target", "critic_target"})
-    if variant == "paper":
+    if variant == "paper" and algorithm != "ds-sac":
         assert model.batch_size == 100
         optimizer: Any = model.actor.optimizer
         assert optimizer.param_groups[0]["weight_decay"] == 2e-4
@@ -67,6 +71,55 @@ def test_static_differs_from_anf_only_in_the_method() -> None:
     assert static.pop("method") == {"name": "static"}
     del anf["method"]
     assert anf == static
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "environment", "lambdas", "fraction"),
+    [
+        ("ds-td3", "HalfCheetah", [7, 64], 0.05),
+        ("ds-td3", "Walker2d", [7, 64], 0.05),
+        ("ds-td3", "Ant", [40, 64], 0.05),
+        ("ds-td3", "Humanoid", [61, 64], 0.05),
+        ("ds-sac", "HalfCheetah", [12, 80], 0.1),
+        ("ds-sac", "Hopper", [7, 20], 0.1),
+        ("ds-sac", "Ant", [30, 64], 0.1),
+        ("ds-sac", "Humanoid", [61, 64], 0.1),
+    ],
+)
+def test_ds_has_the_published_settings(algorithm: str, environment: str, lambdas: list[int], fraction: float) -> None:
+    recipe = load_recipe(algorithm, environment, "paper")
+    assert recipe["lambdas"] == lambdas
+    assert recipe["method"] == {
+        "name": "signed_set",
+        "drop_fraction": fraction,
+        "update_interval": 1000,
+        "stop": 0.95,
+    }
+    assert recipe["n_timesteps"] == 1_000_000
+    hard = (1.0, 1000) if algorithm == "ds-sac" else (None, None)
+    assert (recipe.get("tau"), recipe.get("target_update_interval")) == hard
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, 900_000),
+        ({"train_freq": 4}, 225_000),
+        ({"train_freq": [4, "step"], "gradient_steps": 2, "n_envs": 3}, 150_000),
+        ({"train_freq": [1, "episode"], "gradient_steps": -1}, 900_000),
+        ({"learning_starts": 2_000_000}, 0),
+    ],
+)
+def test_times_of_a_method_may_be_fractions_of_the_run(settings: dict[str, Any], steps: int) -> None:
+    run = {"n_timesteps": 1_000_000, "learning_starts": 100_000, "train_freq": 1, "gradient_steps": 1, "n_envs": 1}
+    method = {"name": "gmp", "begin": 0.2, "end": 0.8, "update_interval": 500}
+    expected = method | {"begin": steps // 5, "end": steps // 5 * 4}
+    assert in_gradient_steps(run | settings | {"method": method}) == expected
+    whole = method | {"begin": 10, "end": 20}
+    episodes = {"train_freq": [1, "episode"], "method": whole}
+    assert in_gradient_steps(run | episodes) == whole
+    with pytest.raises(InputError, match="nobody knows how many gradient steps"):
+        in_gradient_steps(run | episodes | {"method": method})
 
 
 def test_sections_apply_from_general_to_special(tmp_path: Path) -> None:
@@ -169,6 +222,16 @@ def test_unreadable_file(tmp_path: Path) -> None:
         ({"method": {"name": "set", "drop_fraction": 1.1}}, "drop_fraction must be"),
         ({"method": {"name": "set", "interval": 1}}, "'update_interval'"),
         ({"method": {"name": "static", "drop_fraction": 0.1}}, "has no settings"),
+        ({"method": {"name": "riggl"}}, "Unknown method name 'riggl'. Did you mean 'rigl'"),
+        ({"method": {"name": "gmp", "begin": 5}}, "The method 'gmp' needs the setting 'end'"),
+        ({"method": {"name": "gmp", "end": 0.8, "update_interval": 0}}, "update_interval must be a whole number of at"),
+        ({"method": {"name": "ne", "end": 1.5}}, r"end must be a gradient step, or a fraction of the run in \(0, 1\)"),
+        ({"method": {"name": "ne", "end": 5, "prune_ratio": 1}}, r"prune_ratio must be a number in \[0, 1\), not 1"),
+        ({"layers": "hidde"}, "'hidden'"),
+        ({"lambdas": 7}, "lambdas must be a list of numbers, one for each of the first layers, not 7"),
+        ({"lambdas": [7, -1]}, "each of lambdas must be a number above 0, not -1"),
+        ({"initial_sparsity": 1}, "initial_sparsity must be"),
+        ({"initialisation": "xavier"}, "Unknown initialisation 'xavier'"),
     ],
 )
 def test_bad_value(recipe: dict[str, Any], message: str) -> None:

@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
+from sparse_rl.nn import SparseLinear
 from sparse_rl.training.callbacks import PatienceCallback
 from sparse_rl.training.cli import main
 from sparse_rl.training.evaluate import evaluate
@@ -329,6 +330,30 @@ def test_noise_with_a_memory_and_other_environments(tmp_path: Path, kind: str, p
 
 
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it too; pytest undoes that
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "change"),
+    [
+        ("gmp-td3", "--sparsity 0.7 --layers hidden --distribution uniform", -1),
+        ("ne-sac", "--sparsity 0.4", 1),
+        ("rigl-sac", "--layers input --sparsity 0.8", 0),
+    ],
+)
+def test_networks_change_as_asked_and_can_be_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], algorithm: str, changes: str, change: int
+) -> None:
+    words = f"--algo {algorithm} --env {ENV} -n 200 --seed 1 --update-interval 20 --eval-freq 100 {changes} {QUICK}"
+    assert main([*words.split(), str(tmp_path)]) == 0
+    folder = tmp_path / algorithm / ENV / "1"
+    model = (SAC if algorithm.endswith("sac") else TD3).load(folder / f"{ENV}.zip", device="cpu")
+    actor = model.actor.mu if algorithm == "gmp-td3" else model.actor.latent_pi
+    layers = [layer for layer in actor if isinstance(layer, SparseLinear)]
+    assert layers
+    assert all(layer.values.numel() == layer.budget.end for layer in layers)
+    assert all(np.sign(layer.budget.end - layer.budget.start) == change for layer in layers)
+    assert evaluate_main([str(folder), "-n", "1"]) == 0
+    assert evaluate_main([str(folder), "-n", "1", "--best"]) == 0
+
+
 def test_permuted_features_in_worker_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The evaluation follows the training environment's phase, and is repeated in it; each worker has its monitor."""
     env = "Reacher-noise50-permute50"
@@ -522,6 +547,13 @@ def test_a_damaged_agent_is_refused(
         ("--update-interval 0", "update_interval must be a whole number of at least 1"),
         ("--algo sac --sparsity 0.5", "sac is dense"),
         ("--algo static-td3 --drop-fraction 0.5", "has no settings"),
+        ("--layers all", "`layers` is 'all': choose the `distribution`"),
+        ("--algo ds-sac --sparsity 0.5", "leave out `sparsity`"),
+        ("--algo gmp-sac -params initial_sparsity:0.95", "must not be less than `initial_sparsity`"),
+        ("--algo ne-td3 --sparsity 0.9", "must not be more than `initial_sparsity`"),
+        ("--algo gmp-sac -params method.end:0.1", "would end before it starts: `end` is"),
+        ("--algo rigl-sac -n 500", "would end before they start: `stop` is gradient step"),
+        ("-params initial_sparsity:0.5", "SET keeps the number of active weights"),
         ("--env Hopper-v5 --replay redrawn", "no noise features"),
         ("--env Hopper-noise80-other --replay redrawn", "which cannot be redrawn: use `--replay observed`"),
         ("--env Hopper-noise80-othr", "Unknown part 'othr'. Did you mean 'other'?"),

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
-from sparse_rl.agents.checks import RUN_KEYS, InputError
+from sparse_rl.agents.checks import MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
 from sparse_rl.agents.memory import Footprint, nbytes
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.names import unknown
 from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy
-from sparse_rl.topology import SET, Static
+from sparse_rl.topology import SET, GradualPruning, Method, NeuroplasticExpansion, RigL, SignedSET, Static
 
 LEARNERS: Mapping[str, type[OffPolicyAlgorithm]] = {"sac": SAC, "td3": TD3}
 _DENSE_POLICIES: Mapping[str, type[BasePolicy]] = {"sac": SACPolicy, "td3": TD3Policy}
@@ -33,7 +33,15 @@ _NOT_IN_RECIPES = {
     *("self", "policy", "env", "action_noise", "replay_buffer_class", "tensorboard_log", "verbose", "seed", "device"),
     "_init_setup_model",
 }
-_POLICY_KEYS = ("sparsity", "distribution", "kernel")
+# Those of `sparse_rl.agents.checks.METHODS`.
+_METHODS: Mapping[str, Callable[..., Method]] = {
+    "static": Static,
+    "set": SET,
+    "signed_set": SignedSET,
+    "rigl": RigL,
+    "gmp": GradualPruning,
+    "ne": NeuroplasticExpansion,
+}
 
 
 def learner_defaults(learner: str) -> dict[str, Any]:
@@ -47,16 +55,52 @@ def learner_defaults(learner: str) -> dict[str, Any]:
     return {name: p.default for name, p in parameters.items() if name not in _NOT_IN_RECIPES}
 
 
-def make_method(description: Mapping[str, Any]) -> SET | Static:
+def make_method(description: Mapping[str, Any]) -> Method:
     """
     Make a sparse training method.
 
-    :param description: its ``name`` and its settings, checked already
+    :param description: its ``name`` and its settings, checked already, with all times in gradient steps
     :return: the method
     :raises ValueError: if its settings do not fit together
     """
     settings = {key: value for key, value in description.items() if key != "name"}
-    return SET(**settings) if description["name"] == "set" else Static()
+    return _METHODS[description["name"]](**settings)
+
+
+def in_gradient_steps(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Describe a recipe's sparse training method with the times that are fractions of the run turned into gradient steps.
+
+    :param hyperparameters: a complete recipe with a method, checked already
+    :return: the description of the method
+    :raises ValueError: if there are fractions, but the number of gradient steps depends on how long episodes are
+    """
+    description = dict(hyperparameters["method"])
+    for key in MOMENTS:
+        if 0 < description.get(key, 0) < 1:
+            description[key] = round(description[key] * gradient_steps_of(hyperparameters))
+    return description
+
+
+def gradient_steps_of(hyperparameters: Mapping[str, Any]) -> int:
+    """
+    Count the gradient steps of a whole run.
+
+    :param hyperparameters: a complete recipe, checked already
+    :return: their number, as far as it can be known before
+    :raises ValueError: if it depends on how long episodes are
+    """
+    steps = max(0, hyperparameters["n_timesteps"] - hyperparameters["learning_starts"])
+    gradient_steps, frequency = hyperparameters["gradient_steps"], hyperparameters["train_freq"]
+    if gradient_steps == -1:  # as many as environment steps
+        return int(steps)
+    length, unit = frequency if isinstance(frequency, list | tuple) else (frequency, "step")
+    if unit == "episode":
+        raise InputError(
+            "With a train_freq in episodes nobody knows how many gradient steps there will be: give the times of the "
+            "method as gradient steps, not as fractions of the run."
+        )
+    return int(steps // (length * hyperparameters["n_envs"]) * gradient_steps)
 
 
 def make_model(
@@ -78,7 +122,7 @@ def make_model(
         arguments["train_freq"] = tuple(arguments["train_freq"])
     arguments["policy_kwargs"] = _policy_kwargs(learner, arguments.get("policy_kwargs") or {})
     policies = _SPARSE_POLICIES if "method" in hyperparameters else _DENSE_POLICIES
-    arguments["policy_kwargs"] |= {key: hyperparameters[key] for key in _POLICY_KEYS if key in hyperparameters}
+    arguments["policy_kwargs"] |= {key: hyperparameters[key] for key in SPARSE_KEYS if key in hyperparameters}
     arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
     buffer_class, buffer_kwargs = choose_replay(hyperparameters, vec_env, seed)
     if not issubclass(buffer_class, NStepReplayBuffer):  # which the learner finds by itself
@@ -160,7 +204,7 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known = set(parameters) - {"self", "observation_space", "action_space", "lr_schedule"}
     result = dict(given)
     for key in given:
-        if key in _POLICY_KEYS:
+        if key in SPARSE_KEYS:
             raise InputError(f"{key!r} belongs at the top of a recipe, not below policy_kwargs.")
         if key not in known:
             raise InputError(unknown("key of policy_kwargs", key, known))

@@ -122,6 +122,24 @@ def _train_freq(key: str, value: Any) -> Any:
     return Number(1, whole=True)(key, value)
 
 
+def _moment(key: str, value: Any) -> int | float:
+    """Check a time in a run: a gradient step, or, below 1, a fraction of all gradient steps."""
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    try:
+        return Number(0, whole=True)(key, value)
+    except InputError as error:
+        raise InputError(
+            f"{key} must be a gradient step, or a fraction of the run in (0, 1), not {describe(value)}."
+        ) from error
+
+
+def _lambdas(key: str, value: Any) -> list[float]:
+    if not isinstance(value, list | tuple) or not value:
+        raise InputError(f"{key} must be a list of numbers, one for each of the first layers, not {describe(value)}.")
+    return [Number(0, above=True)(f"each of {key}", each) for each in value]
+
+
 _COUNT = Number(1, whole=True)
 _FRACTION = Number(0, 1)
 _MAPPING = _is(dict, "a mapping such as {key: value}")
@@ -137,19 +155,33 @@ RUN_KEYS: Mapping[str, Check] = {
     "eval_episodes": _COUNT,
     "method": _MAPPING,
     "sparsity": _sparsity,
+    "initial_sparsity": _sparsity,
     "distribution": Choice(("input", "uniform", "erdos_renyi", "erk")),
+    "layers": Choice(("input", "hidden", "all")),
+    "lambdas": _lambdas,
+    "initialisation": Choice(("dense", "sparse")),
     "kernel": Choice(("auto", "numba", "scatter")),
     "replay": Choice(("redrawn", "observed")),
 }
+# What only sparse networks have.
+SPARSE_KEYS = ("sparsity", "initial_sparsity", "distribution", "layers", "lambdas", "initialisation", "kernel")
+_REPLACING: Mapping[str, Check] = {
+    "drop_fraction": _FRACTION,
+    "update_interval": _COUNT,
+    "decay": Choice(("constant", "cosine")),
+    "stop": _moment,
+}
+_RESIZING: Mapping[str, Check] = {"begin": _moment, "end": _moment, "update_interval": _COUNT}
 METHODS: Mapping[str, Mapping[str, Check]] = {
     "static": {},
-    "set": {
-        "drop_fraction": _FRACTION,
-        "update_interval": _COUNT,
-        "decay": Choice(("constant", "cosine")),
-        "stop": _COUNT,
-    },
+    "set": _REPLACING,
+    "signed_set": _REPLACING,
+    "rigl": _REPLACING,
+    "gmp": _RESIZING,
+    "ne": {**_RESIZING, "prune_ratio": Number(0, 1, below=True)},
 }
+#: Settings that are times in a run; below 1 they are fractions of all its gradient steps.
+MOMENTS = ("stop", "begin", "end")
 # Ranges of the learners' arguments; those that are not here are checked by the type of their default.
 _LEARNER_KEYS: Mapping[str, Check] = {
     "learning_rate": Number(0, above=True),
@@ -217,6 +249,8 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
                 raise InputError(f"The method {name!r} has no settings, so {key!r} cannot be set.")
             raise InputError(unknown(f"setting of the method {name!r}", key, checks))
         result[key] = checks[key](key, value)
+    if "end" in checks and "end" not in result:
+        raise InputError(f"The method {name!r} needs the setting 'end': when its change is complete.")
     return result
 
 

@@ -72,6 +72,13 @@ def _add_basics(parser: argparse.ArgumentParser) -> None:
 def _add_sparsity(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sparse training and noise (from the recipe)")
     group.add_argument("--sparsity", type=float, metavar="S", help="fraction of absent weights, in [0, 1)")
+    group.add_argument(
+        "--layers", metavar="NAME",
+        help="which layers are sparse: input (the first alone), hidden (all but the output layers), all",
+    )  # fmt: skip
+    group.add_argument(
+        "--distribution", metavar="NAME", help="how layers share the sparsity: input, uniform, erdos_renyi, erk"
+    )
     group.add_argument("--drop-fraction", type=float, metavar="F", help="fraction of weights replaced by each update")
     group.add_argument("--update-interval", type=_whole, metavar="N", help="gradient steps between two updates")
     group.add_argument("--kernel", metavar="NAME", help="arithmetic of sparse layers: auto, numba, scatter")

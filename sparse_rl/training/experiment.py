@@ -21,10 +21,11 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sparse_rl.agents.build import make_method, make_model, replay_footprint
+from sparse_rl.agents.build import in_gradient_steps, make_method, make_model, replay_footprint
 from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.envs import NonFiniteObservationError
+from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import TopologyCallback
 from sparse_rl.training.callbacks import (
     EvaluationCallback,
@@ -56,8 +57,8 @@ class Experiment:
         self.hyperparameters = plan.hyperparameters
         if plan.num_threads > 0:
             th.set_num_threads(plan.num_threads)
-        description = self.hyperparameters.get("method")
-        self.method = None if description is None else make_method(description)
+        is_sparse = "method" in self.hyperparameters
+        self.method = make_method(in_gradient_steps(self.hyperparameters)) if is_sparse else None
         self.guard = GuardCallback()
         self.evaluation: EvaluationCallback | None = None
         self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
@@ -67,6 +68,9 @@ class Experiment:
             self.model: OffPolicyAlgorithm = make_model(
                 learner_of(plan.algo), self.hyperparameters, self.env, plan.seed, plan.device
             )
+            if self.method is not None:
+                for layer in sparse_layers(self.model.policy).values():
+                    self.method.check(layer.budget)
             if self.hyperparameters["eval_freq"] > 0:
                 self.eval_env = self._make_env(plan.n_eval_envs, plan.seed + EVALUATION_SEED_OFFSET)
         except BaseException:

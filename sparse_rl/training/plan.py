@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_rl.agents.checks import InputError, Number, check_recipe
+from sparse_rl.agents.checks import SPARSE_KEYS, InputError, Number, check_recipe
 from sparse_rl.agents.recipe import Recipe, load_recipe, override, parse_assignments
 from sparse_rl.envs import EnvironmentId
 
 MAX_SEED = 2**31 - 1
 # Flags that change the key of the same name.
-RECIPE_FLAGS = ("n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "kernel", "replay", "buffer_size")
+RECIPE_FLAGS = (
+    *("n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "distribution", "layers", "kernel", "replay"),
+    "buffer_size",
+)
 METHOD_FLAGS = ("drop_fraction", "update_interval")
 DEFAULTS: Mapping[str, Any] = {"n_envs": 1, "policy": "MlpPolicy", "eval_episodes": 5}
 
@@ -80,7 +83,7 @@ def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:
         changes["method"] = method
     changes = override(changes, parse_assignments(args.hyperparams))
     if "method" not in recipe:
-        for key in ("sparsity", "distribution", "kernel", "method"):
+        for key in (*SPARSE_KEYS, "method"):
             if key in changes:
                 raise InputError(f"{args.algo} is dense, so {key!r} means nothing to it; anf-{args.algo} is sparse.")
     return override(recipe, changes)
