@@ -49,7 +49,7 @@ class Stack:
 
     def _look(self, parameters: Sequence[torch.Tensor]) -> list[tuple[object, ...]]:
         """Tell by what a parameter is known: who it is, where it lies and how, and whether it is trained."""
-        return [(id(p), p.data_ptr(), p.stride(), p.requires_grad) for p in parameters]
+        return [(id(p), p.data_ptr(), p.shape, p.stride(), p.requires_grad) for p in parameters]
 
     def follow(self, parameters: Sequence[torch.Tensor]) -> None:
         """
@@ -137,7 +137,7 @@ class Level:
 
 class SparseLevel(Level):
     """
-    Sparse layers, of which only active weights are touched.
+    Sparse layers, computed by the kernel that suits their density.
 
     :param layers: layers of the same shape
     :param groups: see :class:`Level`
@@ -161,11 +161,20 @@ class SparseLevel(Level):
     def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
         """Fill in the description of this level for the compiled passes: see :meth:`Level.describe`."""
         kept = super().describe(level, widths)
-        topologies = [layer.topology for layer in self._layers]
-        lengths = torch.cat([topology.row_ptr.diff() for topology in topologies])
+        # Here, because pruning and growth change the density, and with it what is faster.
+        describe = self._describe_active if self._is_sparse else self._describe_scattered
+        return [*kept, *describe(level, widths)]
+
+    @property
+    def _is_sparse(self) -> bool:
+        return self._layers[0].chosen_kernel == "numba"
+
+    def _describe_active(self, level: Any, widths: Sequence[int]) -> list[Any]:
+        """Say where the active weights are, which are all that is touched."""
+        lengths = torch.cat([topology.row_ptr.diff() for topology in self._topologies])
         row_ptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        columns = torch.cat([topology.columns for topology in topologies])
-        self._checked(level, columns)
+        columns = torch.cat([topology.columns for topology in self._topologies])
+        _check(level, columns)
         patterns = kernels.split(row_ptr, columns, self.in_features, widths, self.groups)
         level["is_sparse"], level["columns"] = 1, _address(patterns[0].columns)
         for index, pattern in enumerate(patterns):
@@ -175,58 +184,43 @@ class SparseLevel(Level):
             fields |= {"t_columns": _address(transposed.columns), "t_order": _address(order), "t_active": order.size}
             for name, value in fields.items():
                 level[f"{name}{index}"] = value
-        return [*kept, patterns]
+        return [patterns]
 
-    def _checked(self, level: Any, places: torch.Tensor) -> int:
-        """Check that there is one weight for each place: with fewer, a pass would read out of bounds."""
-        if places.numel() != level["active"]:
-            raise ValueError(f"Expected {places.numel()} active weights, not {level['active']}.")
-        return places.numel()
-
-    def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
-        """Reserve the memory that a backward pass works in: the weights in the order of the transposed matrix."""
-        return torch.empty_like(self.stacks[0].tensor)
-
-
-class ScatteredLevel(SparseLevel):
-    """
-    Sparse layers that are computed as dense ones, from their scattered weights.
-
-    :param layers: layers of the same shape
-    :param groups: see :class:`Level`
-    """
-
-    def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
-        """Fill in the description of this level for the compiled passes: see :meth:`Level.describe`."""
-        kept = Level.describe(self, level, widths)
+    def _describe_scattered(self, level: Any, widths: Sequence[int]) -> list[Any]:
+        """Say how to scatter the active weights into a dense matrix, which is then computed as such."""
         dense = torch.zeros(self.rows * self.in_features, dtype=self.stacks[0].tensor.dtype)
         gradient = torch.empty_like(dense)
         size = dense.numel() // len(self._layers)
-        positions = torch.cat([i * size + layer.topology.positions for i, layer in enumerate(self._layers)])
-        level["scattered"], level["positions"] = self._checked(level, positions), positions.data_ptr()
+        positions = torch.cat([i * size + topology.positions for i, topology in enumerate(self._topologies)])
+        _check(level, positions)
+        level["scattered"], level["positions"] = positions.numel(), positions.data_ptr()
         level["scattered_values"], level["scattered_gradient"] = level["values"], level["d_values"]
         level["values"], level["active"] = dense.data_ptr(), dense.numel()
         level["d_values"] = gradient.data_ptr() if level["d_values"] else 0
-        return [*kept, dense, gradient, positions]
+        return [dense, gradient, positions]
 
     def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
-        """Reserve the memory that a backward pass works in: see :meth:`Level.scratch`."""
-        return Level.scratch(self, widths, batch)
+        """Reserve the memory that a backward pass works in: the weights in the order of the transposed matrix."""
+        return torch.empty_like(self.stacks[0].tensor) if self._is_sparse else super().scratch(widths, batch)
+
+
+def _check(level: Any, places: torch.Tensor) -> None:
+    """Check that there is one weight for each place: with fewer, a pass would read out of bounds."""
+    if places.numel() != level["active"]:
+        raise ValueError(f"Expected {places.numel()} active weights, not {level['active']}.")
 
 
 def make_level(layers: Sequence[nn.Module], shares_input: bool) -> Level:
     """
     Make a level of layers.
 
-    :param layers: dense layers, or sparse layers of the same kernel, of the same shape
+    :param layers: dense layers, or sparse layers, of the same shape
     :param shares_input: whether they all read the same input; else each reads its part of it
     :return: the level
     """
     groups = 1 if shares_input else len(layers)
     if isinstance(layers[0], SparseLinear):
-        sparse = cast(Sequence[SparseLinear], layers)
-        kind = SparseLevel if sparse[0].chosen_kernel == "numba" else ScatteredLevel
-        return kind(sparse, groups)
+        return SparseLevel(cast(Sequence[SparseLinear], layers), groups)
     return Level(cast(Sequence[nn.Linear], layers), groups)
 
 
