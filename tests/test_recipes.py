@@ -11,7 +11,7 @@ from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_met
 from sparse_rl.agents.checks import InputError, Number, check_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments, parse_yaml
 from sparse_rl.envs import EnvironmentId
-from sparse_rl.nn import sparse_layers
+from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.training.cli import make_parser
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env
@@ -221,7 +221,6 @@ def test_unreadable_file(tmp_path: Path) -> None:
         ({"method": {"drop_fraction": 0.1}}, "Unknown method name"),
         ({"method": {"name": "set", "drop_fraction": 1.1}}, "drop_fraction must be"),
         ({"method": {"name": "set", "interval": 1}}, "'update_interval'"),
-        ({"method": {"name": "static", "drop_fraction": 0.1}}, "has no settings"),
         ({"method": {"name": "riggl"}}, "Unknown method name 'riggl'. Did you mean 'rigl'"),
         ({"method": {"name": "gmp", "begin": 5}}, "The method 'gmp' needs the setting 'end'"),
         ({"method": {"name": "gmp", "end": 0.8, "update_interval": 0}}, "update_interval must be a whole number of at"),
@@ -232,6 +231,17 @@ def test_unreadable_file(tmp_path: Path) -> None:
         ({"lambdas": [7, -1]}, "each of lambdas must be a number above 0, not -1"),
         ({"initial_sparsity": 1}, "initial_sparsity must be"),
         ({"initialisation": "xavier"}, "Unknown initialisation 'xavier'"),
+        ({"method": {"name": "static", "drop_fraction": 0.1}}, "The method 'static' has no settings"),
+        ({"optimizer": "smet_adam"}, "Unknown optimizer name 'smet_adam'. Did you mean 'smet-adam'"),
+        ({"optimizer": {"warmup_steps": 5}}, "Unknown optimizer name"),
+        ({"optimizer": ["adam"]}, "optimizer must be a mapping"),
+        ({"optimizer": {"name": "adam", "warmup_steps": 5}}, "The optimizer 'adam' has no settings"),
+        ({"optimizer": {"name": "smet-adam", "warmup_step": 5}}, "'warmup_steps'"),
+        (
+            {"optimizer": {"name": "smet-adam", "density_exponent": -1}},
+            "density_exponent must be a number of at least 0",
+        ),
+        ({"optimizer": {"name": "smet-adam", "warmup": "step"}}, "Unknown warmup"),
     ],
 )
 def test_bad_value(recipe: dict[str, Any], message: str) -> None:
@@ -242,6 +252,35 @@ def test_bad_value(recipe: dict[str, Any], message: str) -> None:
 def test_good_values_pass() -> None:
     recipe = {"ent_coef": "auto_0.1", "train_freq": [1, "episode"], "sparsity": {"actor": 0.9, "critic": 0}}
     assert check_recipe(recipe, learner_defaults("sac")) == recipe
+
+
+def test_an_optimizer_is_a_word_or_has_settings() -> None:
+    assert check_recipe({"optimizer": "smet-adam"}, {}) == {"optimizer": {"name": "smet-adam"}}
+    given = {"name": "smet-adam", "warmup_steps": 1e2, "warmup": "update", "density_exponent": 0.5}
+    assert check_recipe({"optimizer": given}, {}) == {"optimizer": {**given, "warmup_steps": 100}}
+
+
+@pytest.mark.parametrize("algorithm", ["anf-sac", "td3"])
+def test_the_recipe_chooses_the_optimizer(algorithm: str) -> None:
+    words = ["--algo", algorithm, "--env", "InvertedPendulum-noise90", "--variant", "paper", "-params"]
+    words += ["buffer_size:100", "optimizer:{name: smet-adam, density_exponent: 0.5}"]
+    plan = settle(*words)
+    env = make_vec_env(plan.env, 1, seed=0)
+    model = make_model(learner_of(algorithm), plan.hyperparameters, env, seed=0, device="cpu")
+    for network in (model.actor, model.critic):
+        assert type(network.optimizer) is SMETAdam
+        expected = {"lr": 1e-3, "weight_decay": 2e-4, "density_exponent": 0.5, "warmup_steps": 100}
+        assert network.optimizer.param_groups[0].items() >= expected.items()
+    env.close()
+
+
+def test_two_optimizers_are_one_too_many() -> None:
+    words = ["--algo", "sac", "--env", "Pendulum-v1", "-params", "buffer_size:100", "optimizer:smet-adam"]
+    plan = settle(*words, "policy_kwargs.optimizer_class:AdamW")
+    env = make_vec_env(plan.env, 1, seed=0)
+    with pytest.raises(InputError, match="two optimizers, 'smet-adam' and 'AdamW'"):
+        make_model("sac", plan.hyperparameters, env, seed=0, device="cpu")
+    env.close()
 
 
 def test_number_names_its_range() -> None:

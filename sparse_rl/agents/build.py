@@ -22,6 +22,7 @@ from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer, o
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.names import unknown
+from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy
 from sparse_rl.topology import SET, GradualPruning, Method, NeuroplasticExpansion, RigL, SignedSET, Static
 
@@ -120,7 +121,8 @@ def make_model(
     arguments = {key: value for key, value in hyperparameters.items() if key not in RUN_KEYS}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
-    arguments["policy_kwargs"] = _policy_kwargs(learner, arguments.get("policy_kwargs") or {})
+    optimizer = hyperparameters.get("optimizer", {"name": "adam"})
+    arguments["policy_kwargs"] = _policy_kwargs(learner, arguments.get("policy_kwargs") or {}, optimizer)
     policies = _SPARSE_POLICIES if "method" in hyperparameters else _DENSE_POLICIES
     arguments["policy_kwargs"] |= {key: hyperparameters[key] for key in SPARSE_KEYS if key in hyperparameters}
     arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
@@ -198,7 +200,7 @@ def _explained() -> Iterator[None]:
         raise InputError(f"The agent cannot be built from these hyperparameters: {reason}") from error
 
 
-def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """Check the names, and let YAML name classes: ``activation_fn: Tanh``, ``optimizer_class: AdamW``."""
     parameters = inspect.signature(_DENSE_POLICIES[learner]).parameters
     known = set(parameters) - {"self", "observation_space", "action_space", "lr_schedule"}
@@ -209,8 +211,12 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise InputError(unknown("key of policy_kwargs", key, known))
     if "optimizer_class" not in given:
-        # Adam in one kernel: the same arithmetic, up to rounding, in a fraction of the time of its default on the CPU.
-        result["optimizer_kwargs"] = {"fused": True, **(given.get("optimizer_kwargs") or {})}
+        result |= _optimizer(optimizer, given.get("optimizer_kwargs") or {})
+    elif optimizer["name"] != "adam":
+        raise InputError(
+            f"The recipe asks for two optimizers, {optimizer['name']!r} and {given['optimizer_class']!r}: leave out "
+            "'optimizer' or, below policy_kwargs, 'optimizer_class'."
+        )
     for key, module, base in (
         ("activation_fn", th.nn, th.nn.Module),
         ("optimizer_class", th.optim, th.optim.Optimizer),
@@ -221,6 +227,15 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 raise InputError(unknown(key, given[key], classes))
             result[key] = classes[given[key]]
     return result
+
+
+def _optimizer(optimizer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the optimizer's class, and give its arguments: by the recipe's key, and what stands below policy_kwargs."""
+    if optimizer["name"] == "adam":
+        # Adam in one kernel: the same arithmetic, up to rounding, in a fraction of the time of its default on the CPU.
+        return {"optimizer_kwargs": {"fused": True, **given}}
+    settings = {key: value for key, value in optimizer.items() if key != "name"}
+    return {"optimizer_class": SMETAdam, "optimizer_kwargs": {**settings, **given}}
 
 
 def _action_noise(hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> ActionNoise | None:

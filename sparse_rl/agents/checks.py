@@ -154,6 +154,7 @@ RUN_KEYS: Mapping[str, Check] = {
     "eval_freq": Number(-1, whole=True),
     "eval_episodes": _COUNT,
     "method": _MAPPING,
+    "optimizer": lambda key, value: value if isinstance(value, str) else _MAPPING(key, value),
     "sparsity": _sparsity,
     "initial_sparsity": _sparsity,
     "distribution": Choice(("input", "uniform", "erdos_renyi", "erk")),
@@ -182,6 +183,15 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
 }
 #: Settings that are times in a run; below 1 they are fractions of all its gradient steps.
 MOMENTS = ("stop", "begin", "end")
+# Settings besides those that all share: the learner's `learning_rate`, and `optimizer_kwargs` below `policy_kwargs`.
+OPTIMIZERS: Mapping[str, Mapping[str, Check]] = {
+    "adam": {},
+    "smet-adam": {
+        "warmup_steps": Number(0, whole=True),
+        "warmup": Choice(("momentum", "update")),
+        "density_exponent": Number(0),
+    },
+}
 # Ranges of the learners' arguments; those that are not here are checked by the type of their default.
 _LEARNER_KEYS: Mapping[str, Check] = {
     "learning_rate": Number(0, above=True),
@@ -227,6 +237,8 @@ def check_recipe(recipe: Mapping[str, Any], learner_defaults: Mapping[str, Any])
         result[key] = check(key, value)
     if "method" in result:
         result["method"] = check_method(result["method"])
+    if "optimizer" in result:
+        result["optimizer"] = check_optimizer(result["optimizer"])
     return result
 
 
@@ -238,16 +250,31 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
     :return: the same, with whole numbers as ``int``
     :raises InputError: if the name or a setting is not known, or a value is not allowed
     """
-    name = Choice(tuple(METHODS))("method name", method.get("name"))
-    checks = METHODS[name]
+    return _check_named("method", method, METHODS)
+
+
+def check_optimizer(optimizer: str | Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Check the description of an optimizer.
+
+    :param optimizer: its name, or its ``name`` and its settings
+    :return: its name and its settings, with whole numbers as ``int``
+    :raises InputError: if the name or a setting is not known, or a value is not allowed
+    """
+    return _check_named("optimizer", {"name": optimizer} if isinstance(optimizer, str) else optimizer, OPTIMIZERS)
+
+
+def _check_named(kind: str, given: Mapping[str, Any], known: Mapping[str, Mapping[str, Check]]) -> dict[str, Any]:
+    name = Choice(tuple(known))(f"{kind} name", given.get("name"))
+    checks = known[name]
     result: dict[str, Any] = {"name": name}
-    for key, value in method.items():
+    for key, value in given.items():
         if key == "name":
             continue
         if key not in checks:
             if not checks:
-                raise InputError(f"The method {name!r} has no settings, so {key!r} cannot be set.")
-            raise InputError(unknown(f"setting of the method {name!r}", key, checks))
+                raise InputError(f"The {kind} {name!r} has no settings, so {key!r} cannot be set.")
+            raise InputError(unknown(f"setting of the {kind} {name!r}", key, checks))
         result[key] = checks[key](key, value)
     if "end" in checks and "end" not in result:
         raise InputError(f"The method {name!r} needs the setting 'end': when its change is complete.")

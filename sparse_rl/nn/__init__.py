@@ -3,13 +3,16 @@
 from sparse_rl.nn.levels import Stack
 from sparse_rl.nn.mlp import FeatureMajorMLP
 from sparse_rl.nn.rewiring import rewire_layer
-from sparse_rl.nn.sparse_linear import SparseLinear
+from sparse_rl.nn.smet_adam import SMETAdam
+from sparse_rl.nn.sparse_linear import SparseLinear, density_of
 from sparse_rl.nn.sparsify import make_sparse, shapes_of, share_out, sparse_layers, sparsify
 
 __all__ = [
     "FeatureMajorMLP",
+    "SMETAdam",
     "SparseLinear",
     "Stack",
+    "density_of",
     "make_sparse",
     "rewire_layer",
     "shapes_of",

@@ -33,6 +33,7 @@ def rewire_layer(
     if optimizer is None:
         return
     # Adam's `step` is one number for the whole vector and stays: a new weight joins at the layer's age, as in ANF.
+    # SMETAdam has an age for each weight too, which starts from zero like all that is carried.
     state = optimizer.state.get(layer.values, {})
     for name, vector in state.items():
         if isinstance(vector, torch.Tensor) and vector.shape == (rewiring.before.active,):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from sparse_rl import kernels
 from sparse_rl.topology import Budget, Rewiring, Topology
 
+_SIZE = "size_of_layer"  # attribute of the parameter `values`
+
 
 class SparseLinear(nn.Module):
     """
@@ -205,6 +207,19 @@ class SparseLinear(nn.Module):
             self._patterns[key] = kernels.split(self.row_ptr, self.columns, self.in_features, key)
         return self._patterns[key]
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter, and let an optimizer, which sees nothing else, know that ``values`` are sparse."""
+        super().register_parameter(name, param)
+        self._mark_values()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._mark_values()  # a copy of a parameter has not its attributes
+
+    def _mark_values(self) -> None:
+        if (values := self._parameters.get("values")) is not None:
+            setattr(values, _SIZE, self.out_features * self.in_features)
+
     def _resize(self, active: int) -> None:
         """Make room for another number of weights, in the same parameter: optimizers know it by its identity."""
         if active != self.values.numel():
@@ -252,5 +267,18 @@ class SparseLinear(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> "SparseLinear":
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._mark_values()  # some conversions replace parameters
         self._forget_caches()
         return self
+
+
+def density_of(parameter: Tensor) -> float | None:
+    """
+    Tell the density of the layer whose active weights a parameter holds.
+
+    :param parameter: any parameter of a network
+    :return: the fraction of the layer's weights that are active, in (0, 1]; ``None`` if the parameter is not the
+        ``values`` of a :class:`SparseLinear`
+    """
+    size: int | None = getattr(parameter, _SIZE, None)
+    return None if size is None else parameter.numel() / size

@@ -186,10 +186,12 @@ class Experiment:
         return callbacks
 
     def _comparable(self) -> dict[str, bool | str | float]:
-        """Give what runs can be compared by: plain values, with those of the method one level up."""
-        plan, method = self.plan, dict(self.hyperparameters.get("method", {"name": "dense"}))
+        """Give what runs can be compared by: plain values, with those of the method and the optimizer one level up."""
+        plan = self.plan
         values = {"algo": plan.algo, "env": plan.env, "seed": plan.seed, **self.hyperparameters}
-        values |= {"method": method.pop("name"), **method}
+        for key, default in (("method", "dense"), ("optimizer", "adam")):
+            settings = dict(self.hyperparameters.get(key, {"name": default}))
+            values |= {key: settings.pop("name"), **settings}
         return {key: value for key, value in values.items() if isinstance(value, bool | str | int | float)}
 
     def describe(self) -> dict[str, Any]:
