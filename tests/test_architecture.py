@@ -12,7 +12,7 @@ ROOMS = {  # what each may import of the others; docs/architecture.md says why
     "kernels": set(),
     "envs": set(),
     "nn": {"kernels", "topology"},
-    "metrics": {"nn"},
+    "metrics": {"nn", "topology"},
     "sb3": {"kernels", "nn", "topology"},
     "agents": {"envs", "kernels", "nn", "sb3", "topology"},
     "training": {"agents", "envs", "metrics", "nn", "sb3", "topology"},

@@ -44,6 +44,7 @@ FILES = [
     "connectivity.png",
     "evaluations.npz",
     "rl_model_300_steps.zip",
+    "summary.yml",
 ]
 
 
@@ -189,6 +190,43 @@ def test_tensorboard_reads_the_curves(run: Run) -> None:
     assert events.Scalars("sparsity/rewired")[-1].value > 0
 
 
+def test_tensorboard_reads_the_metrics_of_each_evaluation(run: Run) -> None:
+    events = run.events()
+    networks = ("actor", "qf0", "qf1")
+    names = {f"plasticity/{figure}_{n}" for figure in ("dormant", "srank", "effective_rank") for n in networks}
+    names |= {"plasticity/gradient_snr_qf0", "plasticity/gradient_snr_qf1", "eval/learning_curve_area"}
+    names |= {f"cost/{kind}{what}" for kind in ("", "dense_") for what in ("weights", "inference_flops")}
+    names |= {"cost/training_flops"} | {
+        f"sparsity/overlap_{since}/{n}" for since in ("start", "last") for n in networks
+    }
+    for name in names:
+        assert [event.step for event in events.Scalars(name)] == [200, 400], name
+    # Updates of 5 % at 100 and 200 gradient steps: right after the first evaluation, and between the two.
+    start, last = ([e.value for e in events.Scalars(f"sparsity/overlap_{since}/actor")] for since in ("start", "last"))
+    assert start[0] == 1
+    assert 0.9 <= start[1] < 0.95
+    assert start == last
+
+
+def test_the_summary_says_what_was_learnt_and_what_it_cost(run: Run) -> None:
+    summary = yaml.safe_load((run.folder / "summary.yml").read_text())
+    with np.load(run.folder / "evaluations.npz") as evaluations:
+        returns = evaluations["results"].mean(axis=1).tolist()
+    assert (summary["steps"], summary["last_return"], summary["best_return"]) == (400, returns[-1], max(returns))
+    assert summary["learning_curve_area"] == pytest.approx(sum(returns) / 400)
+    assert 0 < summary["seconds"] < 120
+    # 40 inputs, 41 with the action; the input layers are 80 % sparse. SAC's actor has two outputs for an action.
+    hidden = 256 * 256
+    actor, critic = 40 * 256 // 5 + hidden + 2 * 256, round(41 * 256 / 5) + hidden + 256
+    assert summary["weights"] == actor + 2 * critic
+    assert summary["dense_weights"] == 40 * 256 + hidden + 2 * 256 + 2 * (41 * 256 + hidden + 256)
+    assert summary["inference_flops"] == 2 * actor
+    assert summary["training_flops"] == 6 * 256 * summary["gradient_steps"] * summary["weights"]
+    scalars = run.events()
+    for name in ("weights", "inference_flops", "training_flops"):
+        assert scalars.Scalars(f"cost/{name}")[-1].value == pytest.approx(summary[name], rel=1e-6)
+
+
 def test_tensorboard_shows_a_picture_at_each_evaluation(run: Run) -> None:
     pictures = run.events().Images("connectivity/features")
     assert [picture.step for picture in pictures] == [200, 400]
@@ -311,6 +349,8 @@ def test_dense_td3_in_an_ordinary_environment(tmp_path: Path, capsys: pytest.Cap
     events = Run(tmp_path / "tb" / "td3" / "Reacher-v5" / "2", "").events()
     assert not [tag for tag in events.Tags()["scalars"] if "noise" in tag]
     assert events.Scalars("connectivity/actor_real")[-1].value == 16
+    assert not [tag for tag in events.Tags()["scalars"] if "overlap" in tag]  # nothing is sparse
+    assert events.Scalars("plasticity/srank_actor")[-1].step == 120
     TD3.load(run.folder / "Reacher-v5.zip", device="cpu")
 
 

@@ -11,7 +11,9 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv
 
+from sparse_rl.metrics import learning_curve_area
 from sparse_rl.training.connectivity import NOT_SCALAR, ConnectivityCallback
+from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.run_folder import RunFolder
 from sparse_rl.training.vec_envs import phase_of, set_phase
 
@@ -144,6 +146,7 @@ class EvaluationCallback(EvalCallback):
 
     :param eval_env: the environment to evaluate in; it follows the training environment's permutation
     :param connectivity: draws a picture at each evaluation
+    :param metrics: looks at the networks at each evaluation
     :param folder: the folder of the run
     :param every: environment steps between two evaluations
     :param episodes: episodes of each evaluation
@@ -154,6 +157,7 @@ class EvaluationCallback(EvalCallback):
         self,
         eval_env: VecEnv,
         connectivity: ConnectivityCallback,
+        metrics: MetricsCallback,
         folder: RunFolder,
         every: int,
         episodes: int,
@@ -165,6 +169,7 @@ class EvaluationCallback(EvalCallback):
             eval_env, n_eval_episodes=episodes, eval_freq=1, log_path=staging, best_model_save_path=staging, verbose=0
         )
         self.connectivity = connectivity
+        self.metrics = metrics
         self.every = every
         self.phase: int | None = None
         self.best_phase: int | None = None
@@ -188,6 +193,11 @@ class EvaluationCallback(EvalCallback):
             raise _Stopped
         super()._log_success_callback(locals_, globals_)
 
+    @property
+    def mean_returns(self) -> list[float]:
+        """The mean return of each evaluation so far."""
+        return [float(np.mean(returns)) for returns in self.evaluations_results]
+
     def evaluate(self) -> bool:
         """
         Evaluate now.
@@ -204,10 +214,13 @@ class EvaluationCallback(EvalCallback):
         # The learner logs every few episodes, which may be long: let its curves have a point here too.
         self.model.dump_logs()
         self.connectivity.record_picture()  # goes out with the evaluation's own dump
+        self.metrics.record()
         try:
             goes_on = super()._on_step()
         except _Stopped:
             return False
+        self.logger.record("eval/learning_curve_area", learning_curve_area(self.mean_returns, self.num_timesteps))
+        self.logger.dump(self.num_timesteps)
         mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
         note = ""
         if self.best_mean_reward > best:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import subprocess
+import time
 import traceback
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from sparse_rl.agents.build import in_gradient_steps, make_method, make_model, r
 from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.envs import NonFiniteObservationError
+from sparse_rl.metrics import learning_curve_area
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import TopologyCallback
 from sparse_rl.training.callbacks import (
@@ -35,6 +37,7 @@ from sparse_rl.training.callbacks import (
     PublishCallback,
 )
 from sparse_rl.training.connectivity import ConnectivityCallback
+from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.run_folder import RunFolder
 from sparse_rl.training.vec_envs import make_vec_env, phase_of, start_logs
@@ -60,6 +63,8 @@ class Experiment:
         is_sparse = "method" in self.hyperparameters
         self.method = make_method(in_gradient_steps(self.hyperparameters)) if is_sparse else None
         self.guard = GuardCallback()
+        self.metrics = MetricsCallback()
+        self._started = 0.0
         self.evaluation: EvaluationCallback | None = None
         self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
         self.eval_env: VecEnv | None = None
@@ -113,6 +118,7 @@ class Experiment:
         configuration = {**self.describe(), "command": command}
         text = yaml.safe_dump(configuration, sort_keys=False)
         self._open(folder, configuration, tensorboard, verbose)
+        self._started = time.monotonic()
         # Whatever goes wrong in one of these, the others are done: last come, first served.
         with ExitStack() as at_the_end:
             at_the_end.callback(folder.close)
@@ -155,10 +161,11 @@ class Experiment:
         callbacks.on_training_end()
 
     def _save(self, folder: RunFolder) -> None:
-        """Save the agent as it is, and write down for which order of the features the saved agents are."""
+        """Save the agent as it is, what it cost, and for which order of the features the saved agents are."""
         folder.discard()  # if something was being written when training ended, it is not complete
         self.model.save(folder.staging / folder.model.name)
         folder.publish()
+        folder.write_yaml("summary.yml", self._summary())
         last = phase_of(self.env)
         if last is not None:
             best = None if self.evaluation is None else self.evaluation.best_phase
@@ -169,7 +176,7 @@ class Experiment:
         steps, n_envs = hyperparameters["n_timesteps"], hyperparameters["n_envs"]
         # Every 1000 steps, as ANF's topology updates; at least 50 points for the picture of a short run.
         connectivity = ConnectivityCallback(folder, min(1000, max(1, steps // 50)), self.plan.title)
-        callbacks: list[BaseCallback] = [self.guard, PatienceCallback()]
+        callbacks: list[BaseCallback] = [self.guard, PatienceCallback(), self.metrics]
         if self.method is not None:
             callbacks.append(TopologyCallback(self.method))
         callbacks += [connectivity, HyperparametersCallback(self._comparable(), configuration)]
@@ -178,12 +185,24 @@ class Experiment:
             callbacks.append(CheckpointCallback(max(1, self.plan.save_freq // n_envs), str(folder.staging)))
         if self.eval_env is not None:
             frequency, episodes = hyperparameters["eval_freq"], hyperparameters["eval_episodes"]
-            self.evaluation = EvaluationCallback(self.eval_env, connectivity, folder, frequency, episodes, self.guard)
+            self.evaluation = EvaluationCallback(
+                self.eval_env, connectivity, self.metrics, folder, frequency, episodes, self.guard
+            )
             callbacks.append(self.evaluation)
         callbacks.append(PublishCallback(folder))
         if progress:
             callbacks.append(ProgressBarCallback())
         return callbacks
+
+    def _summary(self) -> dict[str, Any]:
+        """Sum the run up in plain numbers: what was learnt, and what that cost."""
+        returns = [] if self.evaluation is None else self.evaluation.mean_returns
+        steps = self.model.num_timesteps
+        learnt: dict[str, Any] = {"steps": steps, "seconds": round(time.monotonic() - self._started, 1)}
+        if returns:
+            area = learning_curve_area(returns, steps)
+            learnt |= {"last_return": returns[-1], "best_return": max(returns), "learning_curve_area": area}
+        return {**learnt, **self.metrics.summary(self.model)}
 
     def _comparable(self) -> dict[str, bool | str | float]:
         """Give what runs can be compared by: plain values, with those of the method and the optimizer one level up."""

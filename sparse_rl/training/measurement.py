@@ -1,6 +1,6 @@
 """One look at the input layers of an agent: how many connections lead to real features, and to noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
-from sparse_rl.metrics import connections_per_feature
+from sparse_rl.metrics import connections_per_feature, linear_layers
 from sparse_rl.nn import SparseLinear
 
 
@@ -40,6 +40,17 @@ class Measurement:
 FIGURES = [field.name for field in fields(Measurement)][2:]
 
 
+def networks(model: OffPolicyAlgorithm) -> Mapping[str, nn.Module]:
+    """
+    Find an agent's networks, without its target networks.
+
+    :param model: a SAC or TD3 agent
+    :return: ``{"actor": ..., "qf0": ..., "qf1": ...}``
+    """
+    critics: Sequence[nn.Module] = model.critic.q_networks  # type: ignore[attr-defined]
+    return {"actor": model.actor, **{f"qf{i}": network for i, network in enumerate(critics)}}
+
+
 def input_layers(model: OffPolicyAlgorithm) -> Mapping[str, SparseLinear | nn.Linear]:
     """
     Find the input layers of an agent's networks.
@@ -47,13 +58,7 @@ def input_layers(model: OffPolicyAlgorithm) -> Mapping[str, SparseLinear | nn.Li
     :param model: a SAC or TD3 agent
     :return: ``{"actor": ..., "qf0": ..., "qf1": ...}``
     """
-    networks = {"actor": model.actor}
-    networks |= {f"qf{i}": network for i, network in enumerate(model.critic.q_networks)}  # type: ignore[attr-defined]
-    return {name: _first_layer(network) for name, network in networks.items()}
-
-
-def _first_layer(network: nn.Module) -> SparseLinear | nn.Linear:
-    return next(module for module in network.modules() if isinstance(module, SparseLinear | nn.Linear))
+    return {name: linear_layers(network)[0] for name, network in networks(model).items()}
 
 
 def measure(step: int, network: str, layer: SparseLinear | nn.Linear, real: NDArray[np.bool_]) -> Measurement:
