@@ -1,6 +1,7 @@
 """The benchmarks run and write the columns that the documents speak of; what they measure here means nothing."""
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,14 @@ def test_kernels(tmp_path: Path) -> None:
         ("32 x 32", "weight gradient"),
         ("32 x 32", "input gradient"),
     }
+
+
+def test_diagnostics() -> None:
+    words = ("--env", ENV, "--rounds", "2", "--steps", "5")
+    command = [sys.executable, ROOT / "benchmarks" / "diagnostics.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"a look \d+\.\d ms.*\n.*every 10000 steps: \d+\.\d+% of training", done.stdout)
 
 
 def test_throughput(tmp_path: Path) -> None:
