@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import algorithms, learner_of
 from sparse_rl.envs import EnvironmentId
-from sparse_rl.training.plan import make_plan, read_recipe
+from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -195,8 +195,14 @@ def _run(experiment: "Experiment", args: argparse.Namespace, words: list[str]) -
     return _report(experiment, folder, tensorboard)
 
 
-def _prepare(args: argparse.Namespace) -> "Experiment":
-    """Check everything, the quick things first, and build the agent."""
+def read_plan(args: argparse.Namespace) -> Plan:
+    """
+    Check everything that can be checked without building the agent, the quick things first.
+
+    :param args: a command line, parsed by :func:`make_parser`
+    :return: the plan of the run
+    :raises ValueError: if the environment, the algorithm or a setting is not known or not allowed
+    """
     environment = EnvironmentId.parse(args.env)
     try:
         environment.base_spec()
@@ -209,11 +215,18 @@ def _prepare(args: argparse.Namespace) -> "Experiment":
     recipe = read_recipe(args, environment)
 
     from sparse_rl.agents.build import learner_defaults
-    from sparse_rl.training.experiment import Experiment
 
-    plan = make_plan(args, environment, recipe, learner_defaults(learner_of(args.algo)))
+    return make_plan(args, environment, recipe, learner_defaults(learner_of(args.algo)))
+
+
+def _prepare(args: argparse.Namespace) -> "Experiment":
+    """Check everything, and build the agent."""
+    plan = read_plan(args)
     for note in plan.notes:
         print(f"Note: {note}", flush=True)
+
+    from sparse_rl.training.experiment import Experiment
+
     return Experiment(plan)
 
 

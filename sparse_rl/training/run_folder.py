@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+STAGING = ".partial"  # in a run's folder; gone once the run has been closed
+
 
 class RunFolder:
     """
@@ -31,7 +33,7 @@ class RunFolder:
         except OSError as error:
             raise OSError(f"The run's folder cannot be created in {str(parent)!r}: {error.strerror}.") from error
         self.name = self.path.relative_to(root)
-        self.staging = self.path / ".partial"
+        self.staging = self.path / STAGING
         self.staging.mkdir()
 
     @property
