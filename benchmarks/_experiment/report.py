@@ -1,0 +1,154 @@
+"""Curves as PNG and tables as Markdown."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from _experiment.curves import Curve, Panel, panels
+from _experiment.intervals import interval, iqm
+from _experiment.results import Row, replacing
+from sparse_rl.agents.checks import InputError
+from sparse_rl.names import unknown
+from sparse_rl.training.run_folder import file_name
+
+STYLES = {"redrawn noise": "-", "observed noise": "--", "no noise": ":"}
+
+
+def write_report(rows: Sequence[Row], folder: Path, targets: Sequence[float], last: int, reference: str | None) -> None:
+    """
+    Draw the curves of each environment, and write ``results.md``.
+
+    :param rows: the tidy table
+    :param folder: where to
+    :param targets: returns; the table says after how many seconds they are reached
+    :param last: how many evaluations at the end make a run's score
+    :param reference: label of an agent; then there is a table over all environments, relative to it
+    :raises InputError: if there are fewer evaluations than ``last``, or no such agent
+    """
+    shown = panels(rows)
+    lines = [_explanation(last)]
+    for environment, panel in shown.items():
+        _check(environment, panel, last)
+        lines += [f"\n## {environment}\n", *_table(panel, targets, last)]
+        lines.append(f"\n![{environment}]({file_name(environment)}.png)")
+    if reference is not None:
+        lines += [f"\n## All environments, relative to {reference}\n", *_relative(shown, reference, last)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for environment, panel in shown.items():
+        with replacing(folder / f"{file_name(environment)}.png") as partial:
+            draw(environment, panel).savefig(partial, dpi=110)
+    text = "\n".join([*lines, "", f"Commits: {', '.join(sorted({row.commit or 'unknown' for row in rows}))}.", ""])
+    with replacing(folder / "results.md") as partial:
+        partial.write_text(text, encoding="utf-8")
+    print(text)
+    print(f"Tables and pictures are in {folder}")
+
+
+def _explanation(last: int) -> str:
+    score = "last evaluation" if last == 1 else f"last {last} evaluations"
+    return (
+        f"A run's score is its mean return in the {score}. IQM: interquartile mean over runs; in brackets its 95 % "
+        "interval, from a stratified bootstrap (one run has none). With fewer than four runs the IQM is the mean. "
+        "Seconds are wall-clock seconds, evaluations included; medians over runs."
+    )
+
+
+def _check(environment: str, panel: Panel, last: int) -> None:
+    for agent, curve in panel.items():
+        if len(curve.steps) < last:
+            raise InputError(
+                f"{agent.label} in {environment} has {len(curve.steps)} evaluations that all its runs share, fewer "
+                f"than the {last} that make a score: give a smaller --last, or the same steps to all runs."
+            )
+
+
+def _table(panel: Panel, targets: Sequence[float], last: int) -> Iterator[str]:
+    header = ["agent", "runs", "steps", "weights", "return: IQM [95 %]", "seconds"]
+    header += [f"seconds to {target:g}" for target in targets]
+    yield _line(header)
+    yield "|---" + "|---:" * (len(header) - 1) + "|"
+    for agent, curve in panel.items():
+        weights = "" if curve.weights is None else f"{curve.weights:,}"
+        score = _estimate([curve.scores(last)], ",.0f")
+        cells = [agent.label, str(len(curve.returns)), f"{curve.steps[-1]:,}", weights, score]
+        cells.append(_seconds(curve.clock[-1]))
+        yield _line([*cells, *(_reached(curve, target) for target in targets)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _estimate(strata: Sequence[np.ndarray], form: str) -> str:
+    """Write the interquartile mean and its interval."""
+    text = format(float(iqm(np.concatenate(strata))), form)
+    if all(len(scores) == 1 for scores in strata):
+        return text
+    low, high = interval(strata)
+    return f"{text} [{low:{form}}, {high:{form}}]"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if np.isfinite(value) else ""
+
+
+def _reached(curve: Curve, target: float) -> str:
+    """Write the median time to a return; runs that never have it count as slower than all others."""
+    seconds = curve.seconds_to_reach(target)
+    reached, middle = int(np.sum(seconds < np.inf)), float(np.median(seconds))
+    if np.isnan(middle):
+        return "unknown"
+    if middle == np.inf:
+        return f"only {reached} of {len(seconds)} runs" if reached else "not reached"
+    return _seconds(middle) + (f" ({reached} of {len(seconds)} runs)" if reached < len(seconds) else "")
+
+
+def _relative(shown: Mapping[str, Panel], reference: str, last: int) -> Iterator[str]:
+    """Compare agents over all environments, each environment a stratum."""
+    labelled = {name: {agent.label: curve for agent, curve in panel.items()} for name, panel in shown.items()}
+    known = set.intersection(*(set(panel) for panel in labelled.values()))
+    if reference not in known:
+        raise InputError(unknown("agent with runs in every environment", reference, known))
+    units = {name: float(iqm(panel[reference].scores(last))) for name, panel in labelled.items()}
+    for name, unit in units.items():
+        if unit <= 0:
+            raise InputError(f"{reference} has a return of {unit:.0f} in {name}: nothing can be relative to that.")
+    yield _line(["agent", "return / that of the reference: IQM [95 %]"])
+    yield "|---|---:|"
+    for label in (label for label in labelled[next(iter(labelled))] if label in known):
+        yield _line([label, _estimate([panel[label].scores(last) / units[n] for n, panel in labelled.items()], ".2f")])
+
+
+def draw(environment: str, panel: Panel) -> Figure:
+    """
+    Draw the learning curves of one environment, over steps and over wall-clock time.
+
+    :param environment: its id
+    :param panel: its curves
+    :return: the picture
+    """
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
+    kinds = list(dict.fromkeys((agent.algorithm, agent.settings) for agent in panel))
+    for agent, curve in panel.items():
+        color = colormaps["tab10"](kinds.index((agent.algorithm, agent.settings)) % 10)
+        for axes, x in ((by_steps, curve.steps), (by_seconds, curve.clock)):
+            _draw_curve(axes, x, curve, STYLES[agent.replay], color)
+    by_steps.set(xlabel="environment steps", ylabel="return", title=f"{environment}: IQM over runs, 95 % intervals")
+    by_seconds.set(xlabel="wall-clock seconds, evaluations included", title="the same over time")
+    for axes in (by_steps, by_seconds):
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.grid(alpha=0.3)
+    by_steps.legend(fontsize="small")
+    return figure
+
+
+def _draw_curve(axes: Axes, x: np.ndarray, curve: Curve, style: str, color: tuple[float, ...]) -> None:
+    axes.plot(x, curve.middle(), style, color=color, label=f"{curve.agent.label} ({len(curve.returns)})")
+    if len(curve.returns) > 1:
+        axes.fill_between(x, *curve.band(), color=color, alpha=0.15, linewidth=0)

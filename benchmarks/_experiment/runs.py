@@ -1,0 +1,119 @@
+"""What the folder of a run says: its settings, its learning curve, its clock, its size."""
+
+import csv
+import io
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from sparse_rl.agents.checks import InputError
+from sparse_rl.training.evaluate import read_config
+from sparse_rl.training.run_folder import STAGING, file_name
+
+Array = NDArray[np.float64]
+
+
+class Run:
+    """
+    A run that has been evaluated at least once; :attr:`is_finished` tells whether to the end.
+
+    :param folder: its folder
+    :raises InputError: if a file in it is damaged
+    :raises OSError: if a file is missing or cannot be read
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = read_config(folder)
+        self.steps, self.returns = _evaluations(folder / "evaluations.npz")
+
+    @property
+    def is_finished(self) -> bool:
+        """
+        Whether it came to its end and everything is on the disk.
+
+        A run that was ended early has no last evaluation; one that was killed has left its staging folder.
+        """
+        steps: int = self.config["hyperparameters"]["n_timesteps"]
+        return bool(self.steps[-1] >= steps) and not (self.folder / STAGING).exists()
+
+    def seconds(self) -> Array:
+        """
+        Tell the wall-clock time of each evaluation, those before it included.
+
+        The environment's monitor has a clock, at the end of each episode; between two of them time is interpolated.
+
+        :return: seconds since the environment was made, of shape ``(evaluations,)``; NaN if no episode has ended
+        """
+        with (self.folder / "0.monitor.csv").open(encoding="utf-8") as file:
+            next(file)  # a comment
+            episodes = list(csv.DictReader(file))
+        if not episodes:
+            return np.full(len(self.steps), np.nan)
+        n_envs = self.config["hyperparameters"].get("n_envs", 1)
+        steps = np.cumsum([0] + [int(episode["l"]) * n_envs for episode in episodes])
+        times = np.array([0] + [float(episode["t"]) for episode in episodes])
+        if self.steps[-1] > steps[-1]:  # the last episode was not over
+            times = np.append(times, times[-1] * self.steps[-1] / steps[-1])
+            steps = np.append(steps, self.steps[-1])
+        return np.asarray(np.interp(self.steps, steps, times))
+
+    def weights(self) -> int | None:
+        """
+        Count the weights of the agent's networks: active ones of sparse layers, all of dense ones, no biases.
+
+        :return: the number of weights, without target networks; ``None`` if the agent is not there
+        """
+        file = self.folder / f"{file_name(self.config['env'])}.zip"
+        if not file.exists():
+            return None
+        with zipfile.ZipFile(file) as agent:
+            tensors: dict[str, th.Tensor] = th.load(
+                io.BytesIO(agent.read("policy.pth")), map_location="cpu", weights_only=True
+            )
+        return sum(
+            tensor.numel()
+            for name, tensor in tensors.items()
+            if "_target." not in name and (name.endswith(".values") or (name.endswith(".weight") and tensor.ndim > 1))
+        )
+
+
+def _evaluations(file: Path) -> tuple[NDArray[np.int64], Array]:
+    """Read the steps, of shape ``(evaluations,)``, and the returns, of shape ``(evaluations, episodes)``."""
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            steps, returns = content["timesteps"], content["results"]
+        if steps.ndim != 1 or returns.ndim != 2 or not 0 < len(steps) == len(returns):
+            raise ValueError("steps and returns do not belong together")
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise InputError(f"{str(file)!r} is damaged: {error}.") from error
+    return steps, returns
+
+
+def finished_runs(root: Path) -> Iterator[Run]:
+    """
+    Find the runs that came to their end, the oldest of each kind first; say which are damaged.
+
+    :param root: the folder of all runs
+    :return: the finished runs
+    """
+    for file in sorted(root.glob("*/*/*/evaluations.npz"), key=_age):
+        try:
+            run = Run(file.parent)
+            if run.is_finished:
+                yield run
+        except (ValueError, KeyError, OSError) as error:
+            print(f"Note: the run in {str(file.parent)!r} does not count: {error}", file=sys.stderr)
+
+
+def _age(file: Path) -> tuple[Any, ...]:
+    number = file.parent.name
+    return file.parents[1], int(number) if number.isdecimal() else 0
