@@ -1,21 +1,18 @@
 """
 Automatic Noise Filtering on HalfCheetah with 98 % noise: the table and the pictures of docs/anf.md.
 
-    python benchmarks/anf.py train     # four runs of 200,000 steps, one after the other; those that exist are kept
-    python benchmarks/anf.py report    # prints the tables and draws docs/images/anf-*.png from the run folders
+    python benchmarks/experiment.py run benchmarks/grids/anf.yml     # four runs of 200,000 steps
+    python benchmarks/anf.py     # prints the tables and draws docs/images/anf-*.png from the run folders
 
-The runs behind the published table are kept in benchmarks/results/anf: `report --runs benchmarks/results/anf` shows it.
+The runs behind the published table are kept in benchmarks/results/anf: `--runs benchmarks/results/anf` shows it.
 """
 
 import argparse
 import csv
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import yaml
+from _experiment.runs import Run, finished_runs
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -45,46 +42,27 @@ AGENTS = [
 ]
 
 
-class Run:
-    """A finished or unfinished run, read from its folder."""
+class AnfRun(Run):
+    """A run, with its connections."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.config = yaml.safe_load((folder / "config.yml").read_text())
+        super().__init__(folder)
         self.agent = Agent(self.config["algo"], self.config["hyperparameters"]["replay"])
-        with np.load(folder / "evaluations.npz", allow_pickle=False) as evaluations:
-            self.steps, self.returns = evaluations["timesteps"], evaluations["results"]
         with (folder / "connectivity.csv").open() as file:
             self.connectivity = list(csv.DictReader(file))
-        self.hours = float((folder / "0.monitor.csv").read_text().split()[-1].split(",")[-1]) / 3600
 
     def connections(self, network: str, group: str) -> float:
         """Mean connections per feature of a group at the end of training."""
         return float([row for row in self.connectivity if row["network"] == network][-1][group])
 
 
-def find_runs(folder: Path, seed: int) -> dict[Agent, Run]:
-    """Find the newest run of each agent."""
-    runs = {}
-    for config in sorted(folder.glob(f"*/{ENV}/*/config.yml"), key=lambda path: int(path.parent.name)):
-        if (config.parent / "connectivity.csv").exists():
-            run = Run(config.parent)
-            if run.config["seed"] == seed:
-                runs[run.agent] = run
+def find_runs(folder: Path) -> dict[Agent, AnfRun]:
+    """Find the newest finished run of each agent."""
+    runs = {run.agent: run for run in (AnfRun(run.folder) for run in finished_runs(folder))}
     return {agent: runs[agent] for agent in AGENTS if agent in runs}
 
 
-def train(folder: Path, seed: int, steps: int, threads: int) -> None:
-    """Train the agents that have no run of so many steps yet."""
-    for agent in AGENTS:
-        run = find_runs(folder, seed).get(agent)
-        if run is None or run.steps[-1] < steps:
-            words = ["--algo", agent.algo, "--env", ENV, "--replay", agent.replay, "--seed", seed, "-f", folder]
-            words += ["--total-timesteps", steps, "--num-threads", threads]
-            subprocess.run([sys.executable, ROOT / "train.py", *map(str, words)], cwd=ROOT, check=True)
-
-
-def report(runs: dict[Agent, Run], images: Path) -> None:
+def report(runs: dict[Agent, AnfRun], images: Path) -> None:
     """Print the tables and draw the pictures."""
     for agent, run in runs.items():
         versions = ", ".join(f"{name} {version}" for name, version in run.config["versions"].items())
@@ -102,13 +80,15 @@ def report(runs: dict[Agent, Run], images: Path) -> None:
     for agent, run in runs.items():
         actor = " / ".join(f"{run.connections('actor', group):.1f}" for group in ("real", "noise"))
         critic = " / ".join(f"{run.connections('qf0', group):.1f}" for group in ("real", "noise", "action"))
-        print(f"| {agent.label} | {run.returns[-5:].mean():.0f} | {actor} | {critic} | {run.hours:.1f} |")
+        print(
+            f"| {agent.label} | {run.returns[-5:].mean():.0f} | {actor} | {critic} | {run.seconds()[-1] / 3600:.1f} |"
+        )
     images.mkdir(parents=True, exist_ok=True)
     draw_returns(runs).savefig(images / "anf-returns.png", dpi=110)
     draw_connectivity(runs).savefig(images / "anf-connectivity.png", dpi=110)
 
 
-def draw_returns(runs: dict[Agent, Run]) -> Figure:
+def draw_returns(runs: dict[Agent, AnfRun]) -> Figure:
     """Draw the learning curves."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -124,7 +104,7 @@ def draw_returns(runs: dict[Agent, Run]) -> Figure:
     return figure
 
 
-def draw_connectivity(runs: dict[Agent, Run]) -> Figure:
+def draw_connectivity(runs: dict[Agent, AnfRun]) -> Figure:
     """Draw where the actor's connections went."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
@@ -148,15 +128,9 @@ def draw_connectivity(runs: dict[Agent, Run]) -> Figure:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "report"))
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=200_000)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=Path("experiments/anf/runs"))
     args = parser.parse_args()
-    if args.what == "train":
-        train(args.runs, args.seed, args.steps, args.threads)
-    report(find_runs(args.runs, args.seed), ROOT / "docs" / "images")
+    report(find_runs(args.runs), ROOT / "docs" / "images")
 
 
 if __name__ == "__main__":
