@@ -110,12 +110,15 @@ def on_ray(jobs: Iterable[Job]) -> Generator[tuple[Job, int], None, None]:
     except (ConnectionError, RuntimeError) as error:
         raise InputError(f"There is no Ray cluster to be had: {error}") from error
     try:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers need not find this file
         task = ray.remote(max_retries=0)(execute)
         pending = {task.options(num_cpus=job.threads).remote(job): job for job in jobs}
         while pending:
             (done,), _ = ray.wait(list(pending))
             try:
                 code = ray.get(done)
+            except ray.exceptions.RayTaskError:  # what start() raises, say for want of a shared folder
+                raise
             except ray.exceptions.RayError:
                 code = NO_ANSWER
             yield pending.pop(done), code
