@@ -292,7 +292,7 @@ def test_a_saved_model_is_loaded_by_either_learner_and_goes_on_alike(learner, re
     model.save(tmp_path / "model")
     loaded = reader[learner].load(tmp_path / "model", env=Drift(), device="cpu")
     assert all(th.equal(v, loaded.policy.state_dict()[n]) for n, v in model.policy.state_dict().items())
-    assert not {"_known", "_actor", "_critics"} & {*vars(loaded)} or reader is OURS
+    assert not {"_fast", "_parts", "_watch"} & {*vars(loaded)} or reader is OURS
     loaded.set_logger(Logger(None, []))
     fill(loaded)
     for each in (model, loaded):

@@ -8,12 +8,10 @@ import pytest
 import torch as th
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from test_learners import OURS, SPARSE, THEIRS, Drift, assert_same, make, updated
+from test_learners import ACTIONS, FEATURES, OURS, SPARSE, THEIRS, Drift, assert_same, make, updated
 from torch import nn
 
-from sparse_rl.agents.networks import has_hooks
 from sparse_rl.nn import FeatureMajorMLP, SparseLinear, rewire_layer, sparse_layers
-from sparse_rl.nn.levels import ChosenLevel, SparseLevel
 from sparse_rl.sb3 import TopologyCallback
 from sparse_rl.sb3.gradients import GradientCatcher
 from sparse_rl.topology import (
@@ -44,7 +42,7 @@ METHODS: dict[str, tuple[Method, dict[str, Any]]] = {
 
 
 def hooked(model: OffPolicyAlgorithm) -> list[str]:
-    return [name for name, layer in model.policy.named_modules() if has_hooks(layer)]
+    return [name for name, layer in model.policy.named_modules() if layer._forward_hooks or layer._backward_hooks]
 
 
 def densities(model: OffPolicyAlgorithm) -> dict[str, float]:
@@ -122,14 +120,16 @@ def test_pruning_and_growth_end_at_the_density_that_was_asked_for(learner: str, 
 def test_a_network_changes_its_kernel_as_its_density_passes_the_crossover() -> None:
     model = make(OURS["sac"], SPARSE["sac"], METHODS["gmp"][1], learning_starts=20)
     model.learn(22)
-    first = model._critics._levels[0]
-    assert isinstance(first, ChosenLevel)
-    stacks = first.stacks
-    assert not isinstance(first._chosen, SparseLevel)
+
+    def is_sparse() -> bool:
+        critics = model._fast.critics
+        return bool(critics.prepare([FEATURES, ACTIONS], 32).table[0]["is_sparse"])
+
+    stacks = model._fast.critics.stacks
+    assert not is_sparse()
     model.learn(80, TopologyCallback(METHODS["gmp"][0]), reset_num_timesteps=False)
-    assert model._critics._levels[0] is first
-    assert isinstance(first._chosen, SparseLevel)
-    assert first.stacks is stacks
+    assert is_sparse()
+    assert model._fast.critics.stacks is stacks
 
 
 def test_a_feature_major_network_follows_another_number_of_weights() -> None:

@@ -111,7 +111,7 @@ def test_the_parameters_are_the_active_weights_and_the_bias() -> None:
     assert list(make_layer().state_dict()) == ["values", "bias", "row_ptr", "columns"]
 
 
-@pytest.mark.parametrize(("active", "chosen"), [(35, "numba"), (37, "scatter")])
+@pytest.mark.parametrize(("active", "chosen"), [(44, "numba"), (45, "scatter")])
 def test_auto_follows_the_density(active: int, chosen: str) -> None:
     assert make_layer(active=active).chosen_kernel == chosen
 

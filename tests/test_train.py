@@ -369,7 +369,6 @@ def test_noise_with_a_memory_and_other_environments(tmp_path: Path, kind: str, p
     np.testing.assert_array_equal(*returns)
 
 
-@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it too; pytest undoes that
 @pytest.mark.parametrize(
     ("algorithm", "changes", "change"),
     [
@@ -394,6 +393,7 @@ def test_networks_change_as_asked_and_can_be_evaluated(
     assert evaluate_main([str(folder), "-n", "1", "--best"]) == 0
 
 
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it too; pytest undoes that
 def test_permuted_features_in_worker_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The evaluation follows the training environment's phase, and is repeated in it; each worker has its monitor."""
     env = "Reacher-noise50-permute50"

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from numba import njit, prange
+from numba import prange
+
+from sparse_rl.caching import cached_njit
 
 # 16 floats are a cache line. A tile's lines, on either side, stay in the first-level cache.
 _ROWS, _FEATURES = 32, 16
 
 
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def gather(first: Any, second: Any, rows: Any, out: Any) -> None:
     """
     Turn rows of two arrays into columns of one: ``out[:, b] = first[rows[b]]``, ``out[:, n + b] = second[rows[b]]``.
@@ -33,7 +35,7 @@ def gather(first: Any, second: Any, rows: Any, out: Any) -> None:
                     column[feature] = row[feature]
 
 
-@njit(cache=True)
+@cached_njit()
 def pick(
     actions: Any, rewards: Any, dones: Any, timeouts: Any, indices: Any, copies: Any,
     out_actions: Any, out_rewards: Any, out_dones: Any,
@@ -59,7 +61,7 @@ def pick(
         out_dones[b] = dones[i, e] * (1 - timeouts[i, e])
 
 
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def reorder(features: Any, orders: Any, which: Any, out: Any) -> None:
     """
     Put the features of each column into its own order: ``out[k, b] = features[orders[which[b], k], b]``.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
-from sparse_rl.kernels.caching import cached_njit
+from sparse_rl.caching import cached_njit
 from sparse_rl.kernels.elementary import exp, log, tanh
 from sparse_rl.kernels.network import backward, forward
 from sparse_rl.kernels.simd import array_at
@@ -30,7 +30,6 @@ _EPSILON = np.float32(SquashedDiagGaussianDistribution(1).epsilon)
 _LOW, _HIGH = np.float32(LOG_STD_MIN), np.float32(LOG_STD_MAX)
 _HALF_LOG_2_PI = np.float32(0.5 * logarithm(2 * pi))
 _ONE, _TWO, _HALF = np.float32(1), np.float32(2), np.float32(0.5)
-_LIKE = np.empty(0, np.float32)
 _ITEM = 4  # bytes of a number
 
 
@@ -41,28 +40,39 @@ def _flags() -> Any:
 
 
 @njit
+def _like() -> Any:
+    return np.empty(0, np.float32)
+
+
+@njit
+def _address(array: Any) -> Any:
+    # Numba's address is unsigned, and the sum of that and a signed number is a float.
+    return np.int64(array.ctypes.data)
+
+
+@njit
 def _output(network: Any) -> Any:
     last = network[network.size - 1]
-    return array_at(last.out, (last.rows, last.out_stride), _LIKE)
+    return array_at(last.out, (last.rows, last.out_stride), _like())
 
 
 @njit
 def _output_gradient(network: Any) -> Any:
     last = network[network.size - 1]
-    return array_at(last.d_out, (last.rows, last.d_out_stride), _LIKE)
+    return array_at(last.d_out, (last.rows, last.d_out_stride), _like())
 
 
 @njit
 def _run(network: Any, x: int, stride: int, actions: int, action_stride: int, n: int, chunks: int) -> None:
-    forward(network, x, stride, actions, action_stride, n, chunks, _LIKE)
+    forward(network, x, stride, actions, action_stride, n, chunks, _like())
 
 
 @njit
 def _differentiate(network: Any, x: int, stride: int, actions: Any, n: int, chunks: int) -> None:
     """Write the gradients of a network's parameters."""
     _, yes, none, null, _ = _flags()
-    address, action_stride = (actions.ctypes.data, actions.shape[1]) if actions.size else (null, null)
-    backward(network, x, stride, address, action_stride, n, yes, none, null, null, chunks, _LIKE)
+    address, action_stride = (_address(actions), actions.shape[1]) if actions.size else (null, null)
+    backward(network, x, stride, address, action_stride, n, yes, none, null, null, chunks, _like())
 
 
 @njit
@@ -70,8 +80,8 @@ def _differentiate_actions(network: Any, x: int, stride: int, actions: Any, d_ac
     """Write the gradient of a critic's second block of inputs."""
     no, _, _, _, second = _flags()
     n = d_actions.shape[1]
-    address, action_stride, result = actions.ctypes.data, actions.shape[1], d_actions.ctypes.data
-    backward(network, x, stride, address, action_stride, n, no, second, result, n, chunks, _LIKE)
+    address, action_stride, result = _address(actions), actions.shape[1], _address(d_actions)
+    backward(network, x, stride, address, action_stride, n, no, second, result, n, chunks, _like())
 
 
 @njit(error_model="numpy")
@@ -212,8 +222,8 @@ def sac_critics(
     n = actions.shape[1]
     _run(actor, x, stride, x, stride, 2 * n, chunks)
     squash(_output(actor), noise, drawn_actions, log_prob)
-    _run(targets, x + n * _ITEM, stride, drawn_actions.ctypes.data + n * _ITEM, 2 * n, n, chunks)
-    _run(critics, x, stride, actions.ctypes.data, n, n, chunks)
+    _run(targets, x + n * _ITEM, stride, _address(drawn_actions) + n * _ITEM, 2 * n, n, chunks)
+    _run(critics, x, stride, _address(actions), n, n, chunks)
     # Each critic's loss is half of its mean squared error.
     loss = regress(
         _output(critics), _output(targets), log_prob[n:], np.float32(ent_coef), rewards, dones, discounts, 1.0,
@@ -241,7 +251,7 @@ def sac_actor(
     :return: the mean of the smaller of the critics' predictions
     """
     n = actions.shape[1] // 2
-    _run(critics, x, stride, actions.ctypes.data, 2 * n, n, chunks)
+    _run(critics, x, stride, _address(actions), 2 * n, n, chunks)
     height = ascend(_output(critics), _output_gradient(critics), n)
     d_actions = np.empty((len(actions), n), np.float32)
     _differentiate_actions(critics, x, stride, actions, d_actions, chunks)
@@ -287,8 +297,8 @@ def td3_critics(
             action = next_actions[i, b] + min(max(noise[b, i], -most), most)
             action = -_ONE if action < -_ONE else action  # a NaN stays
             next_actions[i, b] = _ONE if action > _ONE else action
-    _run(targets, following, stride, next_actions.ctypes.data, n, n, chunks)
-    _run(critics, x, stride, actions.ctypes.data, n, n, chunks)
+    _run(targets, following, stride, _address(next_actions), n, n, chunks)
+    _run(critics, x, stride, _address(actions), n, n, chunks)
     loss = regress(
         _output(critics), _output(targets), rewards[0], np.float32(0), rewards, dones, discounts, 2.0,
         _output_gradient(critics),
@@ -314,7 +324,7 @@ def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: i
     _run(actor, x, stride, x, stride, n, chunks)
     actions, d_actions = np.empty((n_actions, n), np.float32), np.empty((n_actions, n), np.float32)
     _squash_only(_output(actor), actions)
-    _run(critic, x, stride, actions.ctypes.data, n, n, chunks)
+    _run(critic, x, stride, _address(actions), n, n, chunks)
     height = ascend(_output(critic), _output_gradient(critic), n)
     _differentiate_actions(critic, x, stride, actions, d_actions, chunks)
     gradient = _output_gradient(actor)
@@ -346,7 +356,7 @@ def act(
         x = np.empty((n_features, n), np.float32)
         x[:] = observations.T
     stride = x.shape[1] if n > 1 else one
-    _run(actor, x.ctypes.data, stride, x.ctypes.data, stride, n, chunks)
+    _run(actor, _address(x), stride, _address(x), stride, n, chunks)
     squashed = np.empty((actions.shape[1], n), np.float32)
     if noise.size:
         squash(_output(actor), noise, squashed, np.empty(n, np.float32))

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from sparse_rl.caching import cached_njit
 from sparse_rl.envs.autoregressive import Autoregressive
 from sparse_rl.envs.checks import json_of_copy
 from sparse_rl.envs.philox import Counters, Stream, fill_normal, fill_uniform
@@ -122,7 +123,7 @@ class Histograms:
             _quantiles_of_columns(out, self.edges, self.cumulative)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def _quantiles_of_row(u: Any, edge: Any, below: Any) -> None:
     """
     Replace uniform numbers u by the u-quantiles of one histogram: a bin, and a place inside it.
@@ -144,14 +145,14 @@ def _quantiles_of_row(u: Any, edge: Any, below: Any) -> None:
         u[column] = edge[left] + place * (edge[right] - edge[left])
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@cached_njit(nogil=True, parallel=True)
 def _quantiles_of_columns(out: Any, edges: Any, cumulative: Any) -> None:
     """Let row i follow histogram ``i % d``: made for many columns, with all threads."""
     for row in prange(len(out)):
         _quantiles_of_row(out[row], edges[row % len(edges)], cumulative[row % len(edges)])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def _quantiles_of_column(u: Any, edges: Any, cumulative: Any) -> None:
     """Do the same with a single column, in the calling thread, as an environment's step needs it."""
     one = np.uint32(1)

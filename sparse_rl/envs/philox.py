@@ -26,6 +26,8 @@ from numba import njit, prange, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from sparse_rl.caching import cached_njit
+
 #: One number for all columns, or one per column.
 Counters: TypeAlias = int | NDArray[Any]
 
@@ -74,7 +76,7 @@ def _compiled_lane(values: Any, i: Any) -> Any:
     return (lambda values, i: values[i]) if isinstance(values, types.Array) else (lambda values, i: values)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _block(w0: Any, w1: Any, w2: Any, w3: Any, seeds: Any, blocks: Any, stream: Any, episodes: Any, steps: Any) -> None:
     """
     Write the four words of one Philox block per lane.
@@ -94,14 +96,14 @@ def _block(w0: Any, w1: Any, w2: Any, w3: Any, seeds: Any, blocks: Any, stream: 
         )
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _to_uniform(words: Any) -> None:
     """Replace words by the bits of float32 numbers in [0, 1), multiples of 2**-24."""
     for i in range(words.size):
         words[i] = _f32(_f32(_i32(words[i] >> _u32(8))) * _f32(2.0**-24)).view(np.uint32)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _to_normal(radius_words: Any, angle_words: Any) -> None:
     """
     Box-Muller: replace two rows of words by the bits of two rows of independent float32 standard normals.
@@ -141,7 +143,7 @@ def _to_normal(radius_words: Any, angle_words: Any) -> None:
         angle_words[i] = _f32(radius * (cos if word < 0 else sin)).view(np.uint32)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _transform(kind: int, w0: Any, w1: Any, w2: Any, w3: Any) -> None:
     if kind == _UNIFORM:
         _to_uniform(w0)
@@ -153,7 +155,7 @@ def _transform(kind: int, w0: Any, w1: Any, w2: Any, w3: Any) -> None:
         _to_normal(w2, w3)
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@cached_njit(nogil=True, parallel=True)
 def _fill_columns(kind: int, out: Any, seeds: Any, stream: Any, episodes: Any, steps: Any) -> None:
     """Lanes are columns: made for many of them. ``seeds`` may be one number."""
     features, columns = out.shape
@@ -167,7 +169,7 @@ def _fill_columns(kind: int, out: Any, seeds: Any, stream: Any, episodes: Any, s
             out[first:] = rows[: features - first]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _fill_row(kind: int, out: Any, seed: Any, stream: Any, episode: Any, step: Any) -> None:
     """Lanes are blocks of four features: made for a single column, as an environment step needs it."""
     n = (out.size + 3) // 4
@@ -180,7 +182,7 @@ def _fill_row(kind: int, out: Any, seed: Any, stream: Any, episode: Any, step: A
             out[4 * block + word] = row[block]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _halve(left: Any, right: Any, middle: Any, weights: Any, spreads: Any, is_later: Any) -> None:
     """
     Replace one end of each lane's interval by its middle, so that the lane's moment stays inside.
@@ -199,7 +201,7 @@ def _halve(left: Any, right: Any, middle: Any, weights: Any, spreads: Any, is_la
         right[i] = right[i] if later else value
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@cached_njit(nogil=True, parallel=True)
 def _bridge_columns(
     out: Any, seeds: Any, stream: Any, episodes: Any, steps: Any, weights: Any, spreads: Any, levels: int
 ) -> None:
@@ -230,7 +232,7 @@ def _bridge_columns(
             out[4 * block + row] = ends[0, row]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _bridge_row(
     out: Any, seed: Any, stream: Any, episode: Any, step: Any, weights: Any, spreads: Any, levels: int
 ) -> None:

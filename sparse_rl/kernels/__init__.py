@@ -13,7 +13,7 @@ from sparse_rl.kernels.linear import (
 )
 from sparse_rl.kernels.network import LEVEL, LIKE, backward, forward
 from sparse_rl.kernels.patterns import Pattern, split
-from sparse_rl.kernels.threads import follow_torch, kernels_only
+from sparse_rl.kernels.threads import follow_torch, kernels_only, start_threads
 from sparse_rl.names import unknown
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "split",
     "spmm",
     "spmm_transposed",
+    "start_threads",
     "with_contiguous_rows",
 ]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from sparse_rl.kernels.caching import cached_njit
+from sparse_rl.caching import cached_njit
 from sparse_rl.kernels.simd import (
     array_at,
     block,

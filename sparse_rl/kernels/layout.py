@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor, from_numpy
 
-from sparse_rl.kernels.caching import cached_njit
+from sparse_rl.caching import cached_njit
 
 PAIR = 128  # bytes: a cache fetches pairs of lines
 

@@ -12,8 +12,8 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
+from sparse_rl.caching import cached_njit
 from sparse_rl.kernels import dense, sparse
-from sparse_rl.kernels.caching import cached_njit
 from sparse_rl.kernels.layout import padded
 from sparse_rl.kernels.simd import array_at
 

@@ -19,7 +19,7 @@ import torch
 from numba.core import config
 from numpy.typing import NDArray
 
-from sparse_rl.kernels.caching import cached_njit
+from sparse_rl.caching import cached_njit
 
 _given_to_kernels = 0
 _lost_in_fork = False
@@ -27,7 +27,7 @@ _lost_in_fork = False
 
 def _after_fork() -> None:
     global _lost_in_fork
-    _lost_in_fork = _start_thread_pool.cache_info().currsize > 0
+    _lost_in_fork = start_threads.cache_info().currsize > 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -41,8 +41,13 @@ def _touch(a: NDArray[np.float64]) -> None:
 
 
 @functools.cache
-def _start_thread_pool() -> None:
-    """Start Numba's threads, and leave PyTorch's count alone."""
+def start_threads() -> None:
+    """
+    Start Numba's threads, and leave PyTorch's count alone.
+
+    Before any compiled function that calls parallel ones: Numba does so itself where it compiles one or loads a
+    parallel one from the disk, but not where it loads one that only calls them, which then ends the process.
+    """
     # Numba's first parallel launch calls omp_set_num_threads() with its own count, and PyTorch, if it uses the same
     # OpenMP runtime, would follow it (https://github.com/numba/numba/issues/9387).
     count = torch.get_num_threads()
@@ -67,7 +72,7 @@ def kernels_only() -> Iterator[None]:
     if _given_to_kernels:
         yield
         return
-    _start_thread_pool()
+    start_threads()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     _given_to_kernels = _set(threads)
@@ -90,7 +95,7 @@ def follow_torch() -> int:
     """
     if _given_to_kernels and not _lost_in_fork:
         return _given_to_kernels
-    _start_thread_pool()
+    start_threads()
     return _set(torch.get_num_threads() if _share_a_runtime() else 1)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from sparse_rl.kernels.caching import cached_njit
+from sparse_rl.caching import cached_njit
 from sparse_rl.kernels.simd import array_at
 
 #: What Adam has to know of a vector of parameters: the addresses of values, gradients and moments, and its length.

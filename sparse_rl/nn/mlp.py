@@ -244,6 +244,7 @@ class Program:
     ) -> None:
         self._has_relu, self._widths, self._batch = has_relu, widths, batch
         self._like = kernels.LIKE[dtype]
+        kernels.start_threads()
         #: One record of :data:`sparse_rl.kernels.LEVEL` for each level.
         self.table = np.zeros(len(levels), kernels.LEVEL)
         self._kept: list[Any] = []

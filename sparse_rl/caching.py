@@ -1,9 +1,12 @@
 """
-Compiled kernels are kept on disk, and are out of date when any of the kernels' sources has changed.
+Compiled code is kept on disk, where several processes may find it, and out of date when a source of it has changed.
 
 Numba looks at the file of the function alone. But a kernel contains those that it calls, from other files: after an
 update it would run with the old ones inside, on data of the new layout, and crash. So what is kept is stamped with all
 sources of the kernels, and the function's own.
+
+And Numba numbers the files of a function's versions for different types: of two processes that compile different ones
+at the same time, each takes the next number, and the index then names the other's file. Here the types name the file.
 """
 
 import functools
@@ -19,7 +22,7 @@ from numba.core import config
 @functools.cache
 def _stamp(own: str) -> str:
     """Name the present state of all sources of the kernels, and of another file."""
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(own)]
+    sources = [*sorted((Path(__file__).parent / "kernels").glob("*.py")), Path(own)]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
@@ -35,9 +38,18 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         compiled: Any = numba.njit(cache=True, **options)(function)
         if not vars(config)["DISABLE_JIT"]:
             file = compiled._cache._cache_file
-            # Not documented; if Numba renames it, this fails at once, at the first import.
-            assert hasattr(file, "_source_stamp")
+            # Not documented; if Numba renames them, this fails at once, at the first import.
+            assert all(hasattr(file, name) for name in ("_source_stamp", "_load_index", "_save_index", "_save_data"))
             file._source_stamp = _stamp(function.__code__.co_filename)
+            file.save = functools.partial(_save, file)
         return compiled
 
     return decorate
+
+
+def _save(file: Any, key: Any, data: Any) -> None:
+    """Keep the code for some types; another process that keeps the same at the same time writes the same."""
+    name = hashlib.sha256(f"{file._source_stamp} {key}".encode()).hexdigest()[:16]
+    name = f"{Path(file._index_name).stem}.{name}.nbc"
+    file._save_data(name, data)  # first: whoever reads the index finds the file
+    file._save_index({**file._load_index(), key: name})
