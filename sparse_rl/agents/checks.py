@@ -155,6 +155,7 @@ RUN_KEYS: Mapping[str, Check] = {
     "eval_episodes": _COUNT,
     "method": _MAPPING,
     "optimizer": lambda key, value: value if isinstance(value, str) else _MAPPING(key, value),
+    "screening": lambda key, value: _screening(key, value),
     "sparsity": _sparsity,
     "initial_sparsity": _sparsity,
     "distribution": Choice(("input", "uniform", "erdos_renyi", "erk")),
@@ -192,6 +193,7 @@ OPTIMIZERS: Mapping[str, Mapping[str, Check]] = {
         "density_exponent": Number(0),
     },
 }
+_SCREENING: Mapping[str, Check] = {"level": Number(0, 1, above=True, below=True)}
 # Ranges of the learners' arguments; those that are not here are checked by the type of their default.
 _LEARNER_KEYS: Mapping[str, Check] = {
     "learning_rate": Number(0, above=True),
@@ -279,6 +281,15 @@ def _check_named(kind: str, given: Mapping[str, Any], known: Mapping[str, Mappin
     if "end" in checks and "end" not in result:
         raise InputError(f"The method {name!r} needs the setting 'end': when its change is complete.")
     return result
+
+
+def _screening(key: str, value: Any) -> dict[str, Any]:
+    """Check the settings of the screening of features: an empty mapping for the defaults."""
+    settings = _MAPPING(key, value)
+    for setting in settings:
+        if setting not in _SCREENING:
+            raise InputError(unknown(f"setting of {key}", setting, _SCREENING))
+    return {setting: _SCREENING[setting](setting, each) for setting, each in settings.items()}
 
 
 def _by_type(default: Any) -> Check:

@@ -93,6 +93,17 @@ class SparseLinear(nn.Module):
         with torch.no_grad():
             self.values.mul_((self.in_features / fan_in).sqrt())
 
+    def draw_values(self, generator: torch.Generator | None = None) -> None:
+        """
+        Draw all weights anew, as PyTorch does for a dense layer that has only the active ones.
+
+        :param generator: source of randomness, on the CPU; PyTorch's global generator if ``None``
+        """
+        fan_in = self.row_ptr.diff().to(self.values.dtype)[self.topology.rows]
+        drawn = torch.rand(self.values.numel(), generator=generator, dtype=self.values.dtype)
+        with torch.no_grad():
+            self.values.copy_((2 * drawn - 1).to(self.values.device) / fan_in.sqrt())
+
     @property
     def topology(self) -> Topology:
         """Which weights exist."""

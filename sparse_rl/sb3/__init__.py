@@ -2,5 +2,6 @@
 
 from sparse_rl.sb3.callbacks import TopologyCallback
 from sparse_rl.sb3.policies import SparseSACPolicy, SparseTD3Policy
+from sparse_rl.sb3.screening import ScreeningCallback
 
-__all__ = ["SparseSACPolicy", "SparseTD3Policy", "TopologyCallback"]
+__all__ = ["ScreeningCallback", "SparseSACPolicy", "SparseTD3Policy", "TopologyCallback"]

@@ -53,7 +53,7 @@ class TopologyCallback(BaseCallback):
                 f"{type(self.model.policy).__name__} has no sparse layers to rewire: make the model with "
                 "SparseSACPolicy or SparseTD3Policy, and a sparsity above 0."
             )
-        for layer, _, _ in self._layers().values():  # complains early
+        for layer, _, _ in online_layers(self.model.policy).values():  # complains early
             self.method.check(layer.budget)
         if self._steps_seen is None:
             # A model that was trained before, or loaded, is not to catch up on updates of its past.
@@ -77,7 +77,9 @@ class TopologyCallback(BaseCallback):
             self._finish_catching(is_due)
         if is_due and self.method.needs_gradient:
             self._caught_for = now
-            self._catcher = GradientCatcher({name: layer for name, (layer, _, _) in self._layers().items()})
+            self._catcher = GradientCatcher(
+                {name: layer for name, (layer, _, _) in online_layers(self.model.policy).items()}
+            )
             self._catcher.watch()
         elif is_due:
             self._rewire(now)
@@ -109,7 +111,7 @@ class TopologyCallback(BaseCallback):
 
     def _rewire(self, step: int, gradients: Mapping[str, WeightGradient] | None = None) -> None:
         rewired = 0
-        for name, (layer, optimizer, followers) in self._layers().items():
+        for name, (layer, optimizer, followers) in online_layers(self.model.policy).items():
             gradient = None if gradients is None else gradients[name]
             rewiring = self.method.propose(
                 layer.topology, layer.values, step, self.generator, budget=layer.budget, gradient=gradient
@@ -122,28 +124,6 @@ class TopologyCallback(BaseCallback):
             print(f"Topology update {self.updates} at gradient step {step}: {rewired} weights rewired")
         self._record()
 
-    def _layers(self) -> dict[str, tuple[SparseLinear, th.optim.Optimizer, list[SparseLinear]]]:
-        """Find each online layer, the optimizer that trains it, and the target layers that follow it."""
-        layers = sparse_layers(self.model.policy)
-        optimizers = list(_optimizers(self.model.policy))
-        found, followed = {}, set()
-        for name, layer in layers.items():
-            network, _, inner = name.partition(".")
-            if network.endswith("_target"):
-                continue
-            trained_by = [optimizer for optimizer in optimizers if _trains(optimizer, layer)]
-            if len(trained_by) != 1:
-                raise ValueError(
-                    f"Expected one optimizer that trains the sparse layer {name!r}, found {len(trained_by)}: its state "
-                    "has to move with the weights. Make optimizers as Stable-Baselines3's policies do."
-                )
-            target = f"{network}_target.{inner}"
-            followed.add(target)
-            found[name] = (layer, trained_by[0], [layers[target]] if target in layers else [])
-        if alone := [name for name in layers if "_target." in name and name not in followed]:
-            raise ValueError(f"The target layer {alone[0]!r} has no online layer of the same name to follow.")
-        return found
-
     def _record(self) -> None:
         layers = sparse_layers(self.model.policy)
         online = {name: layer for name, layer in layers.items() if "_target." not in name}
@@ -152,6 +132,37 @@ class TopologyCallback(BaseCallback):
         self.logger.record("sparsity/active_weights", sum(layer.values.numel() for layer in online.values()))
         self.logger.record("sparsity/rewired", self.rewired)
         self.logger.record("sparsity/updates", self.updates)
+
+
+def online_layers(
+    policy: nn.Module,
+) -> dict[str, tuple[SparseLinear, th.optim.Optimizer, list[SparseLinear]]]:
+    """
+    Find each sparse layer that is trained, the optimizer that trains it, and the target layers that follow it.
+
+    :param policy: the policy
+    :return: these three, by the layer's dotted name
+    :raises ValueError: if a layer is not trained by exactly one optimizer, or a target layer follows none
+    """
+    layers = sparse_layers(policy)
+    optimizers = list(_optimizers(policy))
+    found, followed = {}, set()
+    for name, layer in layers.items():
+        network, _, inner = name.partition(".")
+        if network.endswith("_target"):
+            continue
+        trained_by = [optimizer for optimizer in optimizers if _trains(optimizer, layer)]
+        if len(trained_by) != 1:
+            raise ValueError(
+                f"Expected one optimizer that trains the sparse layer {name!r}, found {len(trained_by)}: its state "
+                "has to move with the weights. Make optimizers as Stable-Baselines3's policies do."
+            )
+        target = f"{network}_target.{inner}"
+        followed.add(target)
+        found[name] = (layer, trained_by[0], [layers[target]] if target in layers else [])
+    if alone := [name for name in layers if "_target." in name and name not in followed]:
+        raise ValueError(f"The target layer {alone[0]!r} has no online layer of the same name to follow.")
+    return found
 
 
 def _optimizers(policy: nn.Module) -> Iterator[th.optim.Optimizer]:

@@ -9,6 +9,7 @@ from sparse_rl.topology.distributions import (
     input_layer,
     uniform,
 )
+from sparse_rl.topology.evidence import Evidence, benjamini_hochberg, screen
 from sparse_rl.topology.gradients import WeightGradient, grow_by_gradient
 from sparse_rl.topology.methods import (
     SET,
@@ -21,13 +22,14 @@ from sparse_rl.topology.methods import (
 )
 from sparse_rl.topology.rewiring import Rewiring, drop_by_magnitude, drop_by_sign, grow_at_random, rewire, without
 from sparse_rl.topology.schedules import Budget, BudgetSchedule, UpdateSchedule
-from sparse_rl.topology.topology import Topology
+from sparse_rl.topology.topology import Topology, sample_distinct
 
 __all__ = [
     "DISTRIBUTIONS",
     "SET",
     "Budget",
     "BudgetSchedule",
+    "Evidence",
     "GradualPruning",
     "Method",
     "NeuroplasticExpansion",
@@ -38,6 +40,7 @@ __all__ = [
     "Topology",
     "UpdateSchedule",
     "WeightGradient",
+    "benjamini_hochberg",
     "distribution",
     "drop_by_magnitude",
     "drop_by_sign",
@@ -48,6 +51,8 @@ __all__ = [
     "grow_by_gradient",
     "input_layer",
     "rewire",
+    "sample_distinct",
+    "screen",
     "uniform",
     "without",
 ]

@@ -28,7 +28,7 @@ from sparse_rl.agents.recipe import learner_of
 from sparse_rl.envs import NonFiniteObservationError
 from sparse_rl.metrics import learning_curve_area
 from sparse_rl.nn import sparse_layers
-from sparse_rl.sb3 import TopologyCallback
+from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
 from sparse_rl.training.callbacks import (
     EvaluationCallback,
     GuardCallback,
@@ -177,6 +177,8 @@ class Experiment:
         # Every 1000 steps, as ANF's topology updates; at least 50 points for the picture of a short run.
         connectivity = ConnectivityCallback(folder, min(1000, max(1, steps // 50)), self.plan.title)
         callbacks: list[BaseCallback] = [self.guard, PatienceCallback(), self.metrics]
+        if "screening" in hyperparameters:
+            callbacks.append(ScreeningCallback(**hyperparameters["screening"], verbose=1))
         if self.method is not None:
             callbacks.append(TopologyCallback(self.method))
         callbacks += [connectivity, HyperparametersCallback(self._comparable(), configuration)]

@@ -1,0 +1,104 @@
+"""Wire the input layers by what the first transitions say, before anything is learnt."""
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sparse_rl.nn import SparseLinear, rewire_layer
+from sparse_rl.sb3.callbacks import online_layers
+from sparse_rl.topology import Evidence, Rewiring, Topology, sample_distinct, screen
+
+_MOST_NUMBERS = 2**25  # of observations that are looked at: 128 MB
+
+
+class ScreeningCallback(BaseCallback):
+    """
+    Test at the end of the random warm-up which features bear on the task, and connect the input layers to those.
+
+    After that a layer has as many weights as the chosen features can have, if its budget allows that, each drawn anew;
+    what is left of the budget is given up. (If the budget is smaller, chosen positions are drawn at random.) Actions
+    are always among the chosen. If no feature is chosen, everything stays as it is.
+
+    See :mod:`sparse_rl.topology.evidence`. Logs ``screening/*``: how many transitions were looked at, and how many
+    features were chosen.
+
+    :param level: the expected fraction of false discoveries among the chosen features
+    :param seed: of the new topologies and weights; ``None`` for the model's, and if it has none for a random one
+    :param verbose: 0 for silence, 1 to print what was found
+    """
+
+    def __init__(self, level: float = 0.01, seed: int | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.level = level
+        self.seed = seed
+        #: What the tests said; ``None`` before.
+        self.evidence: Evidence | None = None
+
+    def _init_callback(self) -> None:
+        if not isinstance(self.model, OffPolicyAlgorithm):
+            raise ValueError(f"Screening looks at a replay buffer, which {type(self.model).__name__} does not have.")
+        online_layers(self.model.policy)  # complains early
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        assert isinstance(self.model, OffPolicyAlgorithm)
+        is_trained = self.model._n_updates > 0
+        if self.evidence is None and not is_trained and self.model.num_timesteps > self.model.learning_starts:
+            before, after, actions, rewards = self._transitions()
+            self.evidence = screen(before, after, actions, rewards, self.level)
+            chosen = int(self.evidence.chosen.sum())
+            if chosen:
+                self._wire(self.evidence.chosen)
+            self.logger.record("screening/transitions", len(rewards))
+            self.logger.record("screening/chosen", chosen)
+            if self.verbose:
+                found = f"{chosen} of {before.shape[1]} features bear on the task"
+                what = "" if chosen else ": the topology stays as it was drawn"
+                print(f"Screening {len(rewards)} transitions of the warm-up: {found}{what}.", flush=True)
+
+    def _transitions(self) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        """Read the first transitions, in order, and leave no trace of having looked."""
+        assert isinstance(self.model, OffPolicyAlgorithm)
+        buffer, env = self.model.replay_buffer, self.model.get_env()
+        assert buffer is not None
+        features = int(np.prod(self.model.observation_space.shape or ()))
+        count = min(buffer.size(), max(1000, _MOST_NUMBERS // features))
+        state = np.random.get_state()
+        samples = buffer._get_samples(np.arange(count), env if isinstance(env, VecNormalize) else None)
+        np.random.set_state(state)
+        flat = (samples.observations, samples.next_observations, samples.actions)
+        before, after, actions = (x.reshape(count, -1).cpu() for x in flat)
+        return before, after, actions, samples.rewards.flatten().cpu()
+
+    def _wire(self, chosen: th.Tensor) -> None:
+        seed = self.model.seed if self.seed is None else self.seed
+        generator = th.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            # Not the seed itself, nor the one of the topology's updates: their random numbers would come again.
+            generator.manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1, np.uint64)[0]))
+        for name, (layer, optimizer, followers) in online_layers(self.model.policy).items():
+            if not name.endswith(".0"):
+                continue  # not the first of its network
+            # A critic reads the actions too, after the features.
+            columns = th.nn.functional.pad(chosen, (0, layer.in_features - chosen.numel()), value=True)
+            after = _connected(layer, columns.nonzero().flatten(), generator)
+            nothing_kept = th.full((after.active,), -1, dtype=th.int64, device=after.device)
+            rewire_layer(layer, Rewiring(layer.topology, after, nothing_kept), optimizer, followers)
+            layer.draw_values(generator)
+            for follower in followers:
+                follower.load_state_dict(layer.state_dict())
+
+
+def _connected(layer: SparseLinear, columns: th.Tensor, generator: th.Generator) -> Topology:
+    """Connect some columns: all of them, or as many positions as the layer has weights, drawn at random."""
+    possible = layer.out_features * columns.numel()
+    count = min(layer.values.numel(), possible)
+    index = sample_distinct(possible, count, generator)
+    positions = index // columns.numel() * layer.in_features + columns[index % columns.numel()]
+    return Topology.from_positions((layer.out_features, layer.in_features), positions.to(layer.values.device))

@@ -1,0 +1,166 @@
+"""
+Which input features bear on a task: tests on transitions whose actions were drawn at random.
+
+A network that learns from noise which comes back unchanged memorises it, and then neither the magnitude of its weights
+nor their gradient tells a feature that matters from one that does not. So these tests ask the data, not the network,
+and before anything is learnt:
+
+- Does a feature's next value depend on the action, given its present value? Actions that were drawn at random cannot
+  depend on anything, so nothing but an effect of the action makes it so: an intervention.
+- Does the reward depend on the feature, by a line or a parabola?
+- Does the feature help to predict what the first two have found?
+
+The last two are correlations. What is autocorrelated correlates with other autocorrelated things by chance, so they are
+compared with what they give for the same series shifted in time. Benjamini and Hochberg's procedure bounds the false
+discoveries.
+
+The idea of an intervention is arXiv 2603.18257's; the tests are our own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_SHIFTS = 20  # shifted series that an autocorrelated one is compared with
+_BLOCK = 1024  # features that are tested at a time, in 64-bit numbers
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """
+    What the tests say of each feature.
+
+    :param chosen: the features that bear on the task, bool of shape ``(features,)``
+    :param p_values: of the hypothesis that a feature does not, float64 of the same shape
+    """
+
+    chosen: Tensor
+    p_values: Tensor
+
+
+def screen(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, level: float = 0.01) -> Evidence:
+    """
+    Test which features bear on a task.
+
+    :param before: observations, of shape ``(transitions, features)``, in the order in which they were made
+    :param after: the next observations, of the same shape
+    :param actions: actions drawn at random, of shape ``(transitions, action dimensions)``
+    :param rewards: of shape ``(transitions,)``
+    :param level: the expected fraction of false discoveries, in (0, 1)
+    :return: the evidence
+    :raises ValueError: if there are too few transitions, or the level is out of range
+    """
+    n, n_features = before.shape
+    if not 0 < level < 1:
+        raise ValueError(f"The level of false discoveries must lie in (0, 1), not {level}.")
+    if n < 20 * (actions.shape[1] + 2):
+        raise ValueError(
+            f"{n} transitions are too few to test which features bear on the task: collect at least "
+            f"{20 * (actions.shape[1] + 2)} with random actions (`learning_starts`)."
+        )
+    actions = actions.double()
+    ranks = _normal_scores(rewards.double())
+
+    def tested(test: Callable[[slice], Tensor]) -> Tensor:
+        return torch.cat([test(slice(i, i + _BLOCK)) for i in range(0, n_features, _BLOCK)])
+
+    responds = tested(lambda block: _response(before[:, block].double(), after[:, block].double(), actions))
+    pays = tested(lambda block: _against_shifts(after[:, block].double(), _powers_with(ranks[:, None]), 2))
+    first = benjamini_hochberg(2 * torch.minimum(responds, pays), level)
+    predicts = torch.ones_like(responds)
+    if first.any():
+        surprise = _surprise(before[:, first].double(), after[:, first].double(), actions)
+        test = _line_with(surprise)
+        predicts = tested(lambda block: _against_shifts(before[:, block].double(), test, surprise.shape[1]))
+        predicts[first] = 1  # what has been found cannot surprise itself
+    p_values = (3 * torch.stack([responds, pays, predicts]).min(0).values).clamp(max=1)
+    return Evidence(benjamini_hochberg(p_values, level), p_values)
+
+
+def benjamini_hochberg(p_values: Tensor, level: float) -> Tensor:
+    """
+    Choose hypotheses to reject, so that of those rejected a fraction of ``level`` is expected to be true.
+
+    Paper: Benjamini & Hochberg, "Controlling the false discovery rate", 1995.
+
+    :param p_values: of shape ``(hypotheses,)``
+    :param level: in (0, 1)
+    :return: bool tensor of the same shape
+    """
+    ordered = p_values.sort()
+    bounds = level * torch.arange(1, p_values.numel() + 1, dtype=p_values.dtype) / p_values.numel()
+    below = (ordered.values <= bounds).nonzero()
+    chosen = torch.zeros_like(p_values, dtype=torch.bool)
+    if below.numel():
+        chosen[ordered.indices[: int(below.max()) + 1]] = True
+    return chosen
+
+
+def _response(before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+    """Test whether each feature's next value depends on the action, given its present one: F-tests of many samples."""
+    n, k = actions.shape
+    a, x, y = (each - each.mean(0) for each in (actions, before, after))
+    own = (x * x).sum(0).clamp_min(1e-300)
+    slope, shared = (x * y).sum(0) / own, a.T @ x
+    left = (y * y).sum(0) - slope * (x * y).sum(0)  # what the present value does not explain
+    effect = (a.T @ y - shared * slope).T
+    spread = a.T @ a - shared.T[:, :, None] * shared.T[:, None, :] / own[:, None, None]
+    spread += 1e-9 * (a * a).sum() / k * torch.eye(k, dtype=a.dtype)
+    explained = (effect[:, None, :] @ torch.linalg.solve(spread, effect[:, :, None])).flatten()
+    unexplained = (left - explained).clamp_min(1e-300) / (n - k - 2)
+    is_constant = left <= 1e-12 * (y * y).sum(0)
+    return torch.where(is_constant, torch.ones_like(left), _upper_tail(explained / unexplained, k))
+
+
+def _surprise(before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+    """Give what features and actions do not tell of these features' next values, without correlations among it."""
+    design = torch.cat([torch.ones_like(actions[:, :1]), before, actions], dim=1)
+    residual = after - design @ torch.linalg.lstsq(design, after, driver="gelsd").solution
+    vectors, sizes, _ = torch.linalg.svd(residual - residual.mean(0), full_matrices=False)
+    surprise: Tensor = vectors[:, sizes > 1e-6 * sizes[0]] * len(residual) ** 0.5
+    return surprise
+
+
+def _line_with(targets: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: _line(_standardized(x), targets)
+
+
+def _line(x: Tensor, targets: Tensor) -> Tensor:
+    return len(x) * (x.T @ targets / len(x)).square().sum(1)
+
+
+def _powers_with(targets: Tensor) -> Callable[[Tensor], Tensor]:
+    def statistic(x: Tensor) -> Tensor:
+        line = _standardized(x)
+        parabola = line * line - 1
+        parabola = _standardized(parabola - line * (parabola * line).mean(0))
+        return _line(line, targets) + _line(parabola, targets)
+
+    return statistic
+
+
+def _against_shifts(x: Tensor, statistic: Callable[[Tensor], Tensor], degrees: int) -> Tensor:
+    """Test a statistic that is chi-squared for what is not autocorrelated, against that of shifted series."""
+    n = len(x)
+    shifts = [round(n * (0.1 + 0.8 * i / (_SHIFTS - 1))) for i in range(_SHIFTS)]
+    by_chance = torch.stack([statistic(x.roll(shift, 0)) for shift in shifts]).mean(0) / degrees
+    return _upper_tail(statistic(x) / by_chance.clamp_min(1), degrees)
+
+
+def _upper_tail(statistic: Tensor, degrees: int) -> Tensor:
+    """Give the probability that a chi-squared variable is larger."""
+    tail: Tensor = torch.special.gammaincc(torch.full_like(statistic, degrees / 2), statistic.clamp_min(0) / 2)
+    return tail
+
+
+def _standardized(x: Tensor) -> Tensor:
+    return (x - x.mean(0)) / x.std(0).clamp_min(1e-150)
+
+
+def _normal_scores(x: Tensor) -> Tensor:
+    """Replace numbers by the normal quantiles of their ranks: rewards may have heavy tails."""
+    ranks = x.argsort(stable=True).argsort(stable=True).double()
+    scores: Tensor = torch.special.ndtri((ranks + 0.5) / len(x))
+    return scores
