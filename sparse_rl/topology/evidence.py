@@ -17,7 +17,7 @@ discoveries.
 The idea of an intervention is arXiv 2603.18257's; the tests are our own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,13 +67,12 @@ def screen(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, leve
         return torch.cat([test(slice(i, i + _BLOCK)) for i in range(0, n_features, _BLOCK)])
 
     responds = tested(lambda block: _response(before[:, block].double(), after[:, block].double(), actions))
-    pays = tested(lambda block: _against_shifts(after[:, block].double(), _powers_with(ranks[:, None]), 2))
+    pays = tested(lambda block: _correlation(_powers(after[:, block].double()), ranks[:, None]))
     first = benjamini_hochberg(2 * torch.minimum(responds, pays), level)
     predicts = torch.ones_like(responds)
     if first.any():
         surprise = _surprise(before[:, first].double(), after[:, first].double(), actions)
-        test = _line_with(surprise)
-        predicts = tested(lambda block: _against_shifts(before[:, block].double(), test, surprise.shape[1]))
+        predicts = tested(lambda block: _correlation([_standardized(before[:, block].double())], surprise))
         predicts[first] = 1  # what has been found cannot surprise itself
     p_values = (3 * torch.stack([responds, pays, predicts]).min(0).values).clamp(max=1)
     return Evidence(benjamini_hochberg(p_values, level), p_values)
@@ -123,30 +122,31 @@ def _surprise(before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
     return surprise
 
 
-def _line_with(targets: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x: _line(_standardized(x), targets)
+def _correlation(powers: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """
+    Test whether features correlate with any of some targets, which do not correlate with each other.
 
+    The statistic is chi-squared for what is not autocorrelated; else it is larger by chance alone, by a factor that
+    targets which are shifted in time show.
 
-def _line(x: Tensor, targets: Tensor) -> Tensor:
-    return len(x) * (x.T @ targets / len(x)).square().sum(1)
-
-
-def _powers_with(targets: Tensor) -> Callable[[Tensor], Tensor]:
-    def statistic(x: Tensor) -> Tensor:
-        line = _standardized(x)
-        parabola = line * line - 1
-        parabola = _standardized(parabola - line * (parabola * line).mean(0))
-        return _line(line, targets) + _line(parabola, targets)
-
-    return statistic
-
-
-def _against_shifts(x: Tensor, statistic: Callable[[Tensor], Tensor], degrees: int) -> Tensor:
-    """Test a statistic that is chi-squared for what is not autocorrelated, against that of shifted series."""
-    n = len(x)
+    :param powers: the features, or several functions of each, standardized, without correlations between them
+    :param targets: standardized, of shape ``(transitions, targets)``
+    """
+    n, k = targets.shape
     shifts = [round(n * (0.1 + 0.8 * i / (_SHIFTS - 1))) for i in range(_SHIFTS)]
-    by_chance = torch.stack([statistic(x.roll(shift, 0)) for shift in shifts]).mean(0) / degrees
-    return _upper_tail(statistic(x) / by_chance.clamp_min(1), degrees)
+    every = torch.cat([targets.roll(shift, 0) for shift in (0, *shifts)], dim=1)
+    degrees = k * len(powers)
+    strengths = torch.stack([n * (power.T @ every / n).square() for power in powers]).sum(0)
+    strengths = strengths.unflatten(1, (-1, k)).sum(2)
+    by_chance = strengths[:, 1:].mean(1) / degrees
+    return _upper_tail(strengths[:, 0] / by_chance.clamp_min(1), degrees)
+
+
+def _powers(x: Tensor) -> list[Tensor]:
+    """Give a line and a parabola of each feature."""
+    line = _standardized(x)
+    parabola = line * line - 1
+    return [line, _standardized(parabola - line * (parabola * line).mean(0))]
 
 
 def _upper_tail(statistic: Tensor, degrees: int) -> Tensor:

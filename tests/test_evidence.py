@@ -1,0 +1,100 @@
+"""Tests on random transitions find the features that bear on a task, and hardly ever others."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparse_rl.topology import benjamini_hochberg, screen
+
+REAL, NOISE, STEPS = 6, 300, 2000
+
+
+def world(seed: int, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """
+    Simulate a small task, and put noise beside it.
+
+    Of its features 0 and 1 answer to the action, 2 is what the reward is paid for (a goal that wanders by itself), and
+    3 drives 0; 4 is constant, and 5 is an echo of the last action.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    actions = 2 * torch.rand(STEPS, 2, generator=generator) - 1
+    state = torch.zeros(STEPS + 1, REAL)
+    for t in range(STEPS):
+        shock = torch.randn(REAL, generator=generator)
+        state[t + 1, 0] = 0.9 * state[t, 0] + 0.3 * actions[t, 0] + 0.6 * state[t, 3] + 0.2 * shock[0]
+        state[t + 1, 1] = 0.8 * state[t, 1] + 0.3 * actions[t, 1] ** 3 + 0.2 * shock[1]
+        state[t + 1, 2] = 0.95 * state[t, 2] + 0.3 * shock[2]
+        state[t + 1, 3] = 0.5 * state[t, 3] + 0.5 * shock[3]
+        state[t + 1, 5] = actions[t, 0]
+    rewards = -((state[1:, 2] - state[1:, 1]) ** 2)
+    state[:, 4] = 7
+    observations = torch.cat([state, noise], dim=1)
+    return observations[:-1], observations[1:], actions, rewards
+
+
+def white(seed: int) -> Tensor:
+    return torch.randn(STEPS + 1, NOISE, generator=torch.Generator().manual_seed(seed))
+
+
+def autoregressive(seed: int) -> Tensor:
+    noise, memory = white(seed), torch.linspace(0, 0.99, NOISE)
+    for t in range(STEPS):
+        noise[t + 1] = memory * noise[t] + (1 - memory**2).sqrt() * noise[t + 1]
+    return noise
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("noise", [white, autoregressive])
+def test_what_bears_on_the_task_is_found(noise, seed: int) -> None:
+    evidence = screen(*world(seed, noise(100 + seed)))
+    assert evidence.chosen[:REAL].tolist() == [True, True, True, True, False, True]
+    assert int(evidence.chosen[REAL:].sum()) <= 2
+
+
+@pytest.mark.parametrize("noise", [white, autoregressive])
+def test_of_noise_alone_hardly_anything_is_found(noise) -> None:
+    found = 0
+    for seed in range(10):
+        before, after, actions, _ = world(seed, noise(seed))
+        rewards = autoregressive(1000 + seed)[1:, -1]  # it wanders, as the noise does
+        found += int(screen(before[:, REAL:], after[:, REAL:], actions, rewards).chosen.sum())
+    assert found <= 3  # of 3000
+
+
+def test_the_order_of_the_features_does_not_matter() -> None:
+    before, after, actions, rewards = world(0, white(5))
+    order = torch.randperm(REAL + NOISE, generator=torch.Generator().manual_seed(1))
+    plain = screen(before, after, actions, rewards)
+    shuffled = screen(before[:, order], after[:, order], actions, rewards)
+    torch.testing.assert_close(plain.p_values[order], shuffled.p_values, rtol=1e-6, atol=1e-300)
+    assert torch.equal(plain.chosen[order], shuffled.chosen)
+
+
+def test_units_do_not_matter() -> None:
+    before, after, actions, rewards = world(0, white(5))
+    scale = torch.logspace(-3, 3, REAL + NOISE)
+    plain = screen(before, after, actions, rewards)
+    scaled = screen(before * scale, after * scale, 10 * actions, 1000 * rewards)
+    assert torch.equal(plain.chosen, scaled.chosen)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.001, 0.5))
+@settings(max_examples=100)
+def test_benjamini_and_hochbergs_procedure(p_values: list[float], level: float) -> None:
+    p = torch.tensor(p_values, dtype=torch.float64)
+    ordered = sorted(p_values)
+    most = max((k for k in range(1, len(p) + 1) if ordered[k - 1] <= level * k / len(p)), default=0)
+    chosen = benjamini_hochberg(p, level)
+    assert int(chosen.sum()) == most
+    assert not most or p[chosen].max() <= level
+    assert most in (0, len(p)) or p[chosen].max() <= p[~chosen].min()
+
+
+def test_bad_input() -> None:
+    before, after, actions, rewards = world(0, white(0))
+    with pytest.raises(ValueError, match=r"79 transitions are too few .* at least 80"):
+        screen(before[:79], after[:79], actions[:79], rewards[:79])
+    with pytest.raises(ValueError, match=r"level of false discoveries must lie in \(0, 1\), not 1"):
+        screen(before, after, actions, rewards, level=1)

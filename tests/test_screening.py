@@ -1,0 +1,120 @@
+"""At the end of the warm-up, the input layers are connected to what bears on the task; then training goes on."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import stable_baselines3
+import torch as th
+from stable_baselines3.common.logger import Logger
+
+from sparse_rl.agents.sac import SAC
+from sparse_rl.agents.td3 import TD3
+from sparse_rl.envs import make
+from sparse_rl.sb3 import ScreeningCallback, SparseSACPolicy, SparseTD3Policy, TopologyCallback
+from sparse_rl.topology import SET
+
+REAL = 4  # of InvertedPendulum
+both = pytest.mark.parametrize(("algorithm", "policy"), [(SAC, SparseSACPolicy), (TD3, SparseTD3Policy)])
+
+
+def learner(algorithm: Any = SAC, policy: Any = SparseSACPolicy, env: str = "InvertedPendulum-noise90", **kwargs: Any):
+    settings = {"learning_starts": 600, "buffer_size": 2000, "batch_size": 32, "seed": 0, "device": "cpu"}
+    policy_kwargs = {"net_arch": [16, 16], "sparsity": 0.5, **kwargs.pop("policy_kwargs", {})}
+    model = algorithm(policy, make(env), policy_kwargs=policy_kwargs, **{**settings, **kwargs})
+    model.set_logger(Logger(None, []))
+    return model
+
+
+def columns(layer: Any) -> set[int]:
+    return set(layer.columns.tolist())
+
+
+@both
+def test_only_what_bears_on_the_task_is_connected(algorithm: Any, policy: Any) -> None:
+    model, callback = learner(algorithm, policy), ScreeningCallback()
+    before = [p.clone() for p in model.policy.parameters()]
+    model.learn(600, callback)
+    assert callback.evidence is None  # nothing is known, and nothing has changed
+    assert all(th.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
+    model.learn(1, callback, reset_num_timesteps=False)
+    assert callback.evidence.chosen.nonzero().flatten().tolist() == [0, 1, 2, 3]
+    actor = model.actor.latent_pi[0] if algorithm is SAC else model.actor.mu[0]
+    assert columns(actor) == {0, 1, 2, 3}
+    assert actor.values.numel() == 16 * REAL
+    for critic in (model.critic, model.critic_target):
+        for network in critic.q_networks:
+            assert columns(network[0]) == {0, 1, 2, 3, 40}  # 40 is the action
+            network[0].topology.validate()
+    assert model._follow()  # the fast path is taken
+    model.learn(60, callback, reset_num_timesteps=False)
+    assert all(th.isfinite(p).all() for p in model.policy.parameters())
+
+
+def test_targets_begin_as_their_networks() -> None:
+    model = learner(SAC, SparseSACPolicy, tau=0.0)  # a target that never follows
+    model.learn(601, ScreeningCallback())
+    bound = 1 / (REAL + 1) ** 0.5
+    for target in model.critic_target.q_networks:
+        assert 0.8 * bound < target[0].values.abs().max() <= bound
+
+
+def test_it_works_with_stable_baselines3s_own_learner_and_buffer() -> None:
+    model, callback = learner(stable_baselines3.SAC), ScreeningCallback()
+    model.learn(640, callback)
+    assert columns(model.actor.latent_pi[0]) == {0, 1, 2, 3}
+
+
+def test_a_small_budget_is_kept() -> None:
+    model = learner(policy_kwargs={"sparsity": 0.95})
+    layer = model.actor.latent_pi[0]
+    budget = layer.values.numel()
+    assert budget < 16 * REAL
+    model.learn(610, ScreeningCallback())
+    assert layer.values.numel() == budget
+    assert columns(layer) <= {0, 1, 2, 3}
+
+
+def test_the_same_seed_gives_the_same_network_and_another_one_another() -> None:
+    def values(seed: int) -> list[float]:
+        model = learner(policy_kwargs={"sparsity": 0.95})
+        model.learn(602, ScreeningCallback(seed=seed))
+        return model.actor.latent_pi[0].values.tolist()
+
+    assert values(1) == values(1) != values(2)
+
+
+def test_looking_leaves_no_trace() -> None:
+    states = []
+    for level in (0.01, 1e-300):  # the second finds nothing, and changes nothing
+        model = learner(policy_kwargs={"sparsity": 0.5})
+        model.learn(600)
+        callback = ScreeningCallback(level)
+        model._setup_learn(1, callback)
+        callback.init_callback(model)
+        model.num_timesteps = 601
+        callback.on_rollout_end()
+        states.append((np.random.random(), th.rand(1).item()))
+    assert states[0] == states[1]
+
+
+def test_a_rewiring_method_goes_on_from_there() -> None:
+    model = learner()
+    model.learn(640, [ScreeningCallback(), TopologyCallback(SET(drop_fraction=0.1, update_interval=10))])
+    layer = model.actor.latent_pi[0]
+    assert layer.values.numel() == 16 * REAL
+    assert columns(layer) > {0, 1, 2, 3}  # what was dropped grew elsewhere
+
+
+def test_a_trained_agent_is_not_wired_anew() -> None:
+    model = learner()
+    model.learn(620)
+    topology = model.actor.latent_pi[0].topology
+    model.learn(20, ScreeningCallback(), reset_num_timesteps=False)
+    assert model.actor.latent_pi[0].topology is topology
+
+
+def test_learners_without_replay_are_refused() -> None:
+    model = stable_baselines3.PPO("MlpPolicy", make("InvertedPendulum-noise50"), n_steps=64, device="cpu")
+    with pytest.raises(ValueError, match="Screening looks at a replay buffer, which PPO does not have"):
+        model.learn(10, ScreeningCallback())
