@@ -42,9 +42,19 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             assert all(hasattr(file, name) for name in ("_source_stamp", "_load_index", "_save_index", "_save_data"))
             file._source_stamp = _stamp(function.__code__.co_filename)
             file.save = functools.partial(_save, file)
+            file.load = functools.partial(_load, file, file.load)
         return compiled
 
     return decorate
+
+
+def _load(file: Any, load: Callable[[Any], Any], key: Any) -> Any:
+    """Find the code for some types; what cannot be read is compiled again."""
+    try:
+        return load(key)
+    except Exception:  # a torn file may raise anything
+        file.flush()
+        return None
 
 
 def _save(file: Any, key: Any, data: Any) -> None:

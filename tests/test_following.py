@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium as gym
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from test_learners import OURS, SPARSE, THEIRS, Drift, assert_same, make, train, updated
 from torch import nn
 
+from sparse_rl.kernels import layout
 from sparse_rl.nn import FeatureMajorMLP, SparseLinear, rewire_layer
 from sparse_rl.topology import SET, Topology
 
@@ -113,6 +116,8 @@ def test_a_change_is_followed(learner: str, policy: str, change: Callable[[OffPo
     for algorithms in (OURS, THEIRS):
         model = updated(make(algorithms[learner], "MlpPolicy" if policy == "dense" else SPARSE[learner]), 6)
         change(model)
+        if algorithms is OURS:
+            assert model._follow() == (change is not add_a_gradient_hook)
         train(model, 10, seed=5)
         models.append(model)
     assert_same(*models)
@@ -214,3 +219,135 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
+@both
+@pytest.mark.parametrize("batch_size", [33, 77, 100])
+def test_what_memory_held_before_does_not_matter(
+    learner: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reserve(*args: Any, **kwargs: Any) -> Any:
+        memory = layout.empty_rows(*args, **kwargs)
+        memory.fill(np.nan)
+        return memory
+
+    def run(algorithm: Any) -> OffPolicyAlgorithm:
+        model = updated(make(algorithm), 5)
+        for _ in range(8):
+            model.train(1, batch_size)
+            hoard = [np.full((3, batch_size), np.nan, np.float32) for _ in range(50)]
+            del hoard  # the next small arrays may get this memory
+        return model
+
+    expected = run(THEIRS[learner])
+    monkeypatch.setattr("sparse_rl.agents.batches.empty_rows", reserve)
+    for _ in range(3):
+        assert_same(run(OURS[learner]), expected)
+
+
+def double_what_the_actor_sees(model: OffPolicyAlgorithm) -> None:
+    model.actor.features_extractor = Doubling(model.observation_space)
+
+
+def tie_targets(model: OffPolicyAlgorithm) -> None:
+    model.critic_target = model.policy.critic_target = model.critic
+
+
+def wrap_step(model: OffPolicyAlgorithm) -> None:
+    optimizer = model.critic.optimizer
+    step = type(optimizer).step
+
+    def clipped(closure: Any = None) -> Any:
+        nn.utils.clip_grad_norm_(model.critic.parameters(), 1e-3)
+        return step(optimizer)
+
+    optimizer.step = clipped
+
+
+def move_in_the_optimizer(model: OffPolicyAlgorithm) -> None:
+    class Moving(th.optim.SGD):
+        @th.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.data = p.data - 0.01 * p.grad
+
+    model.actor.optimizer = Moving(model.actor.parameters(), lr=1e-2)
+    model.critic.optimizer = Moving(model.critic.parameters(), lr=1e-2)
+
+
+def watch_everything(model: OffPolicyAlgorithm) -> None:
+    def halve(p: th.Tensor) -> None:
+        p.grad.mul_(0.5)
+
+    next(model.actor.parameters()).register_post_accumulate_grad_hook(halve)
+
+
+class Doubling(FlattenExtractor):
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return 2 * super().forward(observations)
+
+
+@both
+@pytest.mark.parametrize(
+    "change", [double_what_the_actor_sees, tie_targets, wrap_step, move_in_the_optimizer, watch_everything]
+)
+def test_what_the_fast_path_does_not_know_is_left_to_stable_baselines3(
+    learner: str, change: Callable[[OffPolicyAlgorithm], None]
+) -> None:
+    models = []
+    for algorithms in (OURS, THEIRS):
+        model = updated(make(algorithms[learner]), 6)
+        change(model)
+        train(model, 10, seed=5)
+        train(model, 2, gradient_steps=3, seed=6)
+        models.append(model)
+    assert_same(*models)
+
+
+@both
+def test_a_buffer_of_another_width_reads_no_other_memory(learner: str) -> None:
+    model, wider = updated(make(OURS[learner]), 3), make(OURS[learner], env=Wide())
+    wider = updated(wider, 1)
+    model.replay_buffer = wider.replay_buffer
+    with pytest.raises(ValueError, match=r"Expected 2[47] input features, not 2[58]"):
+        train(model, 1)
+
+
+class Wide(Drift):
+    """Like the other, with a feature more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (25,), np.float32)
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = super().reset(**kwargs)
+        return np.append(observation, np.float32(0)), info
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return (np.append(observation, np.float32(0)), *rest)
+
+
+@both
+def test_predictions_in_inference_mode_leave_no_trace(learner: str) -> None:
+    model = make(OURS[learner])
+    with th.inference_mode():
+        model.predict(np.ones((2, 24), np.float32))
+    updated(model, 3)
+    (-model.critic(th.ones(2, 24), th.ones(2, 3))[0].mean()).backward()
+
+
+@both
+def test_threads_wait_for_each_other(learner: str) -> None:
+    model = updated(make(OURS[learner]), 2)
+    batches = [np.random.default_rng(i).normal(size=(2 + i, 24)).astype(np.float32) for i in range(12)]
+    expected = [model.predict(batch, deterministic=True)[0] for batch in batches]
+
+    def wrong(first: int) -> int:
+        results = [(i % 12, model.predict(batches[i % 12], deterministic=True)[0]) for i in range(first, first + 300)]
+        return sum(not np.array_equal(result, expected[i]) for i, result in results)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(wrong, range(4))) == 0

@@ -1,8 +1,10 @@
 """What the learners have in common: they look at the networks, and run them in feature-major layout if they can."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from operator import is_
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,11 @@ from sparse_rl.agents.passes import act
 from sparse_rl.kernels import follow_torch, kernels_only
 from sparse_rl.nn import FeatureMajorMLP
 
+# Passes work in memory of their own, one at a time.
+_AT_WORK = RLock()
+
 # What is made anew when a saved model is loaded.
-_OWN = ("_fast", "_parts", "_watch")
+_OWN = ("_fast", "_parts", "_watch", "_is_settled")
 
 
 class FastLearner(OffPolicyAlgorithm):
@@ -32,6 +37,7 @@ class FastLearner(OffPolicyAlgorithm):
     _fast: Any
     _parts: tuple[object, ...] | None
     _watch: Watch
+    _is_settled: bool
 
     def _setup_model(self) -> None:
         self._fast, self._parts = None, None
@@ -48,22 +54,27 @@ class FastLearner(OffPolicyAlgorithm):
     def _follow(self) -> bool:
         """Look at the present networks and optimizers, which may have been replaced; tell whether they can run here."""
         parts = self._present_parts()
-        is_known = self._parts is not None and all(a is b for a, b in zip(parts, self._parts, strict=True))
+        is_known = self._parts is not None and len(parts) == len(self._parts) and all(map(is_, parts, self._parts))
         if not (is_known and self._watch.is_as_it_was()):
-            self._fast, self._parts, self._watch = None, parts, Watch(self.policy)
-            # A hook that is there already stays unanswered too.
-            if self._watch.is_as_it_was() and has_known_networks(self.policy):
-                self._fast = self._adopt()
-            if self._fast is None:
-                self._parts = None  # look again next time
+            self._fast, self._parts, self._watch, self._is_settled = None, parts, Watch(self.policy), False
+        if self._watch.has_hooks():
+            return False
+        if not self._is_settled:
+            self._fast = self._adopt() if has_known_networks(self.policy) else None
+            self._is_settled = True
         return self._fast is not None
 
     @contextmanager
-    def _at_work(self, *fixed: FeatureMajorMLP | FastAdam) -> Iterator[int]:
+    def _at_work(self, networks: Sequence[FeatureMajorMLP], optimizers: Sequence[FastAdam]) -> Iterator[int]:
         """Give the threads to the kernels, and promise that nobody changes these meanwhile; say how many threads."""
-        with kernels_only(), ExitStack() as stack:
-            for each in fixed:
-                stack.enter_context(each.steady())
+        with _AT_WORK, kernels_only(), ExitStack() as stack:
+            for network in networks:
+                network.follow()  # before the optimizers, which follow the networks
+            for optimizer in optimizers:
+                stack.enter_context(optimizer.steady())
+            # An optimizer of another kind may do anything to the parameters: then every pass looks.
+            for network in networks if all(optimizer.is_plain for optimizer in optimizers) else ():
+                stack.enter_context(network.steady())
             yield follow_torch()
 
     def predict(
@@ -92,8 +103,9 @@ class FastLearner(OffPolicyAlgorithm):
         noise = actions[:, :0]
         if self._fast.is_stochastic and not deterministic:
             noise = th.empty(n, low.size).normal_().numpy()
-        table = self._fast.actor.prepare([features], n, remember=False).table
-        act(table, observation, noise, low, high, actions, 1 if n == 1 else follow_torch())
+        with _AT_WORK:
+            table = self._fast.actor.prepare([features], n, remember=False).table
+            act(table, observation, noise, low, high, actions, 1 if n == 1 else follow_torch())
         return actions.reshape(-1, *space.shape), state
 
     def _excluded_save_params(self) -> list[str]:

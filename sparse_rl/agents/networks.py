@@ -42,7 +42,14 @@ def has_known_networks(policy: BasePolicy) -> bool:
         and type(policy.actor) in _KNOWN_MODULES
         and type(policy.critic) in _KNOWN_MODULES
         and policy.features_extractor_class is FlattenExtractor
+        and all(map(_is_stock, policy.children()))
     )
+
+
+def _is_stock(network: nn.Module) -> bool:
+    """Tell whether an actor's or critic's own parts are those it was made with."""
+    extractor = getattr(network, "features_extractor", None)
+    return type(extractor) is FlattenExtractor and "forward" not in vars(network)
 
 
 def layers_of(network: nn.Module) -> list[nn.Module]:
@@ -54,6 +61,16 @@ def layers_of(network: nn.Module) -> list[nn.Module]:
     """
     # Not children(), which names a module that is used twice only once.
     return list(network) if isinstance(network, nn.Sequential) else []
+
+
+def parts_of(critic: nn.Module) -> tuple[object, ...]:
+    """
+    List a critic and its networks, which it keeps in a list of its own too.
+
+    :param critic: the critic
+    :return: itself and, if it has any, its networks
+    """
+    return (critic, *getattr(critic, "q_networks", ()))
 
 
 class Watch:
@@ -70,25 +87,34 @@ class Watch:
         self._parameters = [(m._parameters, name, p) for m in modules for name, p in m._parameters.items()]
         self._places = [m._modules for m in modules]
         self._n_places = sum(map(len, self._places))
-        # Somebody who wants to be called when a layer runs, or when it gets a gradient, is not, in compiled passes.
+        everywhere = nn.modules.module
         self._hooks: list[Sized] = [
-            hooks
-            for m in modules
-            for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+            *(everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks),
+            *(everywhere._global_backward_hooks, everywhere._global_backward_pre_hooks),
         ]
+        for m in modules:
+            self._hooks += [m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks]
 
     def is_as_it_was(self) -> bool:
         """
         Look again.
 
-        :return: whether all parts are the same objects as before, and nobody has registered a hook
+        :return: whether all parts are the same objects as before
         """
         return (
             all(place.get(name) is part for place, name, part in self._parameters)
             and all(place.get(name) is part for place, name, part in self._children)
             and sum(map(len, self._places)) == self._n_places
-            and not any(map(len, self._hooks))
-            and not any(p is not None and p._backward_hooks for _, _, p in self._parameters)
+        )
+
+    def has_hooks(self) -> bool:
+        """
+        Tell whether somebody wants to be called when a layer runs, or when it gets a gradient.
+
+        :return: whether there are any hooks, which compiled passes would not call
+        """
+        return any(map(len, self._hooks)) or any(
+            p is not None and (p._backward_hooks or p._post_accumulate_grad_hooks) for _, _, p in self._parameters
         )
 
 
@@ -107,6 +133,17 @@ def runs_fast(*networks: Sequence[nn.Module], heads: Sequence[nn.Module] = ()) -
         and is_linear_at_the_end
         and all(p.dtype == th.float32 for p in parameters)
     )
+
+
+def have_parameters_of_their_own(*networks: nn.Module) -> bool:
+    """
+    Tell whether no two networks share a parameter.
+
+    :param networks: the networks
+    :return: whether all of their parameters are different objects
+    """
+    parameters = [p for network in networks for p in network.parameters()]
+    return len({id(p) for p in parameters}) == len(parameters)
 
 
 def heads_of(actor: nn.Module) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch as th
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sparse_rl.kernels import LIKE, follow_torch
 from sparse_rl.kernels.updates import FOLLOWING, TRAINED, adam, follow
@@ -18,9 +19,9 @@ class FastAdam:
     """
     Take the steps of a ``torch.optim.Adam``, whose state stays where it is and what it is.
 
-    ``optimizer.state`` holds views of common tensors, under the usual names: it can be saved, loaded, rewired, and the
-    optimizer's own ``step()`` may be called in between. An optimizer that is not a plain Adam over exactly these
-    parameters takes its own steps.
+    ``optimizer.state`` holds views of common tensors, under the usual names, of zeros before the first step: it can be
+    saved, loaded, rewired, and the optimizer's own ``step()`` may be called in between. An optimizer that is not a
+    plain Adam over exactly these parameters takes its own steps.
 
     :param optimizer: the optimizer
     :param stacks: the parameters
@@ -42,6 +43,11 @@ class FastAdam:
         finally:
             self._is_steady = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the steps are this class's, which moves no parameter elsewhere; see :meth:`steady`."""
+        return self._settings is not None
+
     def step(self) -> None:
         """Take a step with the gradients that are in the stacks."""
         if not self._is_steady:
@@ -50,6 +56,8 @@ class FastAdam:
             for stack in self.stacks:
                 stack.show_gradient()
             self._optimizer.step()
+            for stack in self.stacks:
+                stack.follow(stack.parameters)  # it may have moved them
             return
         adam(self._vectors, self._steps, *self._settings, follow_torch(), self._like)
 
@@ -59,17 +67,22 @@ class FastAdam:
         self._parameters = [p for stack in self.stacks for p in stack.parameters]
         if self._is_plain() and (self._is_joined() or self._join()):
             group = self._optimizer.param_groups[0]
-            self._settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
+            settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
+            self._settings = tuple(map(float, settings))
 
     def _is_plain(self) -> bool:
         optimizer = self._optimizer
         if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
             return False
         group = optimizer.param_groups[0]
-        hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+        hooks = (
+            *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
+            *(_global_optimizer_pre_hooks, _global_optimizer_post_hooks),
+        )
         return (
             not any(group.get(name) for name in _SPECIAL)
             and not any(hooks)
+            and "step" not in vars(optimizer)  # somebody has wrapped it
             and not isinstance(group["lr"], th.Tensor)
             and len(group["params"]) == len(self._parameters)
             and all(p.requires_grad for p in self._parameters)
@@ -144,6 +157,12 @@ class Following:
         """
         seen = [stack.version for pair in self._pairs for stack in pair]
         if seen != self._seen:
+            for followers, followed in self._pairs:
+                if [p.shape for p in followers.parameters] != [p.shape for p in followed.parameters]:
+                    raise ValueError(
+                        "A target network has other shapes than the network that it follows: rewire both, see "
+                        "`sparse_rl.nn.rewire_layer`."
+                    )
             rows = [(a.tensor.data_ptr(), b.tensor.data_ptr(), a.tensor.numel()) for a, b in self._pairs]
             self._vectors, self._seen = np.array(rows, FOLLOWING), seen
         follow(self._vectors, tau, follow_torch(), self._like)

@@ -62,9 +62,25 @@ def _output_gradient(network: Any) -> Any:
     return array_at(last.d_out, (last.rows, last.d_out_stride), _like())
 
 
+# The arrays behind addresses are arguments in all of these: Numba frees an array of a function's own after the last
+# line that names it, where its address may still be at work.
+
+
 @njit
-def _run(network: Any, x: int, stride: int, actions: int, action_stride: int, n: int, chunks: int) -> None:
-    forward(network, x, stride, actions, action_stride, n, chunks, _like())
+def _run(network: Any, x: int, stride: int, n: int, chunks: int) -> None:
+    """Run an actor."""
+    forward(network, x, stride, x, stride, n, chunks, _like())
+
+
+@njit
+def _run_array(network: Any, x: Any, stride: int, chunks: int) -> None:
+    _run(network, _address(x), stride, x.shape[1], chunks)
+
+
+@njit
+def _judge(critics: Any, x: int, stride: int, actions: Any, first: int, n: int, chunks: int) -> None:
+    """Run critics on actions, from a column on."""
+    forward(critics, x, stride, _address(actions) + first * _ITEM, actions.shape[1], n, chunks, _like())
 
 
 @njit
@@ -220,10 +236,10 @@ def sac_critics(
     actions, rewards, dones, discounts = batch
     drawn_actions, log_prob = drawn
     n = actions.shape[1]
-    _run(actor, x, stride, x, stride, 2 * n, chunks)
+    _run(actor, x, stride, 2 * n, chunks)
     squash(_output(actor), noise, drawn_actions, log_prob)
-    _run(targets, x + n * _ITEM, stride, _address(drawn_actions) + n * _ITEM, 2 * n, n, chunks)
-    _run(critics, x, stride, _address(actions), n, n, chunks)
+    _judge(targets, x + n * _ITEM, stride, drawn_actions, n, n, chunks)
+    _judge(critics, x, stride, actions, 0, n, chunks)
     # Each critic's loss is half of its mean squared error.
     loss = regress(
         _output(critics), _output(targets), log_prob[n:], np.float32(ent_coef), rewards, dones, discounts, 1.0,
@@ -251,7 +267,7 @@ def sac_actor(
     :return: the mean of the smaller of the critics' predictions
     """
     n = actions.shape[1] // 2
-    _run(critics, x, stride, _address(actions), 2 * n, n, chunks)
+    _judge(critics, x, stride, actions, 0, n, chunks)
     height = ascend(_output(critics), _output_gradient(critics), n)
     d_actions = np.empty((len(actions), n), np.float32)
     _differentiate_actions(critics, x, stride, actions, d_actions, chunks)
@@ -289,7 +305,7 @@ def td3_critics(
     """
     actions, rewards, dones, discounts = batch
     n, following = actions.shape[1], x + actions.shape[1] * _ITEM
-    _run(target_actor, following, stride, following, stride, n, chunks)
+    _run(target_actor, following, stride, n, chunks)
     next_actions, most = np.empty_like(actions), np.float32(clip)
     _squash_only(_output(target_actor), next_actions)
     for i in range(len(actions)):
@@ -297,8 +313,8 @@ def td3_critics(
             action = next_actions[i, b] + min(max(noise[b, i], -most), most)
             action = -_ONE if action < -_ONE else action  # a NaN stays
             next_actions[i, b] = _ONE if action > _ONE else action
-    _run(targets, following, stride, _address(next_actions), n, n, chunks)
-    _run(critics, x, stride, _address(actions), n, n, chunks)
+    _judge(targets, following, stride, next_actions, 0, n, chunks)
+    _judge(critics, x, stride, actions, 0, n, chunks)
     loss = regress(
         _output(critics), _output(targets), rewards[0], np.float32(0), rewards, dones, discounts, 2.0,
         _output_gradient(critics),
@@ -321,10 +337,10 @@ def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: i
     :param chunks: threads
     :return: the mean prediction
     """
-    _run(actor, x, stride, x, stride, n, chunks)
+    _run(actor, x, stride, n, chunks)
     actions, d_actions = np.empty((n_actions, n), np.float32), np.empty((n_actions, n), np.float32)
     _squash_only(_output(actor), actions)
-    _run(critic, x, stride, _address(actions), n, n, chunks)
+    _judge(critic, x, stride, actions, 0, n, chunks)
     height = ascend(_output(critic), _output_gradient(critic), n)
     _differentiate_actions(critic, x, stride, actions, d_actions, chunks)
     gradient = _output_gradient(actor)
@@ -355,8 +371,7 @@ def act(
     if n > 1:
         x = np.empty((n_features, n), np.float32)
         x[:] = observations.T
-    stride = x.shape[1] if n > 1 else one
-    _run(actor, _address(x), stride, _address(x), stride, n, chunks)
+    _run_array(actor, x, x.shape[1] if n > 1 else one, chunks)
     squashed = np.empty((actions.shape[1], n), np.float32)
     if noise.size:
         squash(_output(actor), noise, squashed, np.empty(n, np.float32))

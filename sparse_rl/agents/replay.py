@@ -76,9 +76,15 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
 
         :param env: vectorised environment whose copies have :class:`~sparse_rl.envs.NoiseFeatures`
         :return: ``replay_buffer_kwargs`` for a Stable-Baselines3 algorithm
+        :raises TypeError: if it is not vectorised
         :raises ValueError: if the environment has no noise features, or changes them in a way that cannot be drawn
             again
         """
+        if not isinstance(env, VecEnv):
+            raise TypeError(
+                f"Expected a vectorised environment, not {type(env).__name__}: give DummyVecEnv([lambda: env]), or a "
+                "model's get_env()."
+            )
         reason = obstacle(env)
         if reason is not None:
             raise ValueError(reason)

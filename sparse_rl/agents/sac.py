@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from sparse_rl.agents.batches import sample
 from sparse_rl.agents.learner import FastLearner
-from sparse_rl.agents.networks import action_bounds, heads_of, layers_of, runs_fast
+from sparse_rl.agents.networks import (
+    action_bounds,
+    have_parameters_of_their_own,
+    heads_of,
+    layers_of,
+    parts_of,
+    runs_fast,
+)
 from sparse_rl.agents.optimizers import FastAdam, Following
 from sparse_rl.agents.passes import sac_actor, sac_critics
 from sparse_rl.nn import FeatureMajorMLP, Stack
@@ -44,7 +51,8 @@ class SAC(FastLearner, stable_baselines3.SAC):
 
     def _present_parts(self) -> tuple[object, ...]:
         optimizers = (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer)
-        return (self.policy, self.actor, self.critic, self.critic_target, *optimizers, self.log_ent_coef)
+        critics = (*parts_of(self.critic), *parts_of(self.critic_target))
+        return (self.policy, self.actor, *critics, *optimizers, self.log_ent_coef)
 
     def _adopt(self) -> _Fast | None:
         body, heads = layers_of(self.actor.latent_pi), heads_of(self.actor)
@@ -54,6 +62,8 @@ class SAC(FastLearner, stable_baselines3.SAC):
         if self.use_sde or len(heads) != 2 or self.policy.actor is not self.actor:
             return None
         if not (runs_fast(body, heads=heads) and runs_fast(*critics) and runs_fast(*targets)):
+            return None
+        if not have_parameters_of_their_own(self.actor, self.critic, self.critic_target):
             return None
         actor = FeatureMajorMLP(body, heads=heads)
         both, both_targets = FeatureMajorMLP(*critics), FeatureMajorMLP(*targets)
@@ -87,7 +97,7 @@ class SAC(FastLearner, stable_baselines3.SAC):
             assert self.log_ent_coef is not None
             fast.ent_coef_optimizer.stacks[0].follow([self.log_ent_coef])  # a loaded model gave it other memory
             adams.append(fast.ent_coef_optimizer)
-        with self._at_work(*networks, *adams) as threads:
+        with self._at_work(networks, adams) as threads:
             losses = [self._take_gradient_step(fast, batch_size, step, threads) for step in range(gradient_steps)]
             for network in networks[:2]:
                 network.show_gradients()
@@ -119,6 +129,7 @@ class SAC(FastLearner, stable_baselines3.SAC):
         )
         losses = self._update_ent_coef(fast, mean_log_prob, coefficient)
         fast.critic_optimizer.step()
+        critics = fast.critics.prepare([n_features, n_actions], n).table
         height = sac_actor(actor, critics, *place, draws, drawn, coefficient, threads)
         fast.actor_optimizer.step()
         if step % self.target_update_interval == 0:
@@ -127,7 +138,9 @@ class SAC(FastLearner, stable_baselines3.SAC):
 
     def _ent_coef(self) -> float:
         """Give the present entropy coefficient."""
-        return self.ent_coef_tensor.item() if self.log_ent_coef is None else exp(self.log_ent_coef.item())
+        if self.ent_coef_optimizer is None or self.log_ent_coef is None:
+            return self.ent_coef_tensor.item()
+        return exp(self.log_ent_coef.item())
 
     def _update_ent_coef(self, fast: _Fast, mean_log_prob: float, coefficient: float) -> dict[str, float]:
         """Update the entropy coefficient, if it is learnt; give the loss, and the coefficient before."""

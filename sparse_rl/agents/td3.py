@@ -7,10 +7,11 @@ import numpy as np
 import stable_baselines3
 import torch as th
 from numpy.typing import NDArray
+from torch import nn
 
 from sparse_rl.agents.batches import sample
 from sparse_rl.agents.learner import FastLearner
-from sparse_rl.agents.networks import action_bounds, layers_of, runs_fast
+from sparse_rl.agents.networks import action_bounds, have_parameters_of_their_own, layers_of, parts_of, runs_fast
 from sparse_rl.agents.optimizers import FastAdam, Following
 from sparse_rl.agents.passes import td3_actor, td3_critics
 from sparse_rl.nn import FeatureMajorMLP
@@ -44,11 +45,13 @@ class TD3(FastLearner, stable_baselines3.TD3):
     _fast: _Fast | None
 
     def _present_parts(self) -> tuple[object, ...]:
-        networks = (self.actor, self.actor_target, self.critic, self.critic_target)
-        return (self.policy, *networks, self.actor.optimizer, self.critic.optimizer)
+        critics = (*parts_of(self.critic), *parts_of(self.critic_target))
+        return (self.policy, self.actor, self.actor_target, *critics, self.actor.optimizer, self.critic.optimizer)
 
     def _adopt(self) -> _Fast | None:
         # An actor ends with tanh, which is applied apart.
+        if any(type(actor.mu[-1]) is not nn.Tanh for actor in (self.actor, self.actor_target)):
+            return None
         actors = [layers_of(actor.mu)[:-1] for actor in (self.actor, self.actor_target)]
         critics, targets = (
             [layers_of(network) for network in critic.q_networks] for critic in (self.critic, self.critic_target)
@@ -56,6 +59,8 @@ class TD3(FastLearner, stable_baselines3.TD3):
         if self.policy.actor is not self.actor:
             return None
         if not all(runs_fast(*each) for each in (actors[:1], actors[1:], critics, targets)):
+            return None
+        if not have_parameters_of_their_own(self.actor, self.actor_target, self.critic, self.critic_target):
             return None
         actor, target_actor = (FeatureMajorMLP(layers) for layers in actors)
         both, both_targets = FeatureMajorMLP(*critics), FeatureMajorMLP(*targets)
@@ -80,7 +85,7 @@ class TD3(FastLearner, stable_baselines3.TD3):
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         actor_losses, critic_losses = [], []
         networks = (fast.actor, fast.critics, fast.target_actor, fast.targets, fast.first_critic)
-        with self._at_work(*networks, fast.actor_optimizer, fast.critic_optimizer) as threads:
+        with self._at_work(networks, [fast.actor_optimizer, fast.critic_optimizer]) as threads:
             for _ in range(gradient_steps):
                 self._n_updates += 1
                 is_actors_turn = self._n_updates % self.policy_delay == 0
@@ -88,12 +93,14 @@ class TD3(FastLearner, stable_baselines3.TD3):
                 critic_losses.append(critic_loss)
                 if actor_loss is not None:
                     actor_losses.append(actor_loss)
-            for network in networks[:2]:
-                network.show_gradients()
+            fast.critics.show_gradients()
+            if actor_losses:
+                fast.actor.show_gradients()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if actor_losses:
             self.logger.record("train/actor_loss", fmean(actor_losses))
-        self.logger.record("train/critic_loss", fmean(critic_losses))
+        if critic_losses:
+            self.logger.record("train/critic_loss", fmean(critic_losses))
 
     def _take_gradient_step(
         self, fast: _Fast, n: int, is_actors_turn: bool, threads: int

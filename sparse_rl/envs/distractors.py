@@ -153,7 +153,8 @@ class Distractor:
         self.observation, _, terminated, truncated, _ = self.env.step(self.random_action())
         self.clock += 1
         diverged = not np.isfinite(self.observation).all()
-        if terminated or truncated or diverged or self.clock == self._end_of_first_episode:
+        is_cut = self.episode == 0 and self.clock == self._end_of_first_episode
+        if terminated or truncated or diverged or is_cut:
             self._start_episode(self.episode + 1)
 
     def restore(self, seed: int, counters: tuple[int, int, int]) -> None:

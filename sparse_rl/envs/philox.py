@@ -254,7 +254,7 @@ def _column(values: Counters, columns: int, dtype: type[np.unsignedinteger[Any]]
         if values.shape != (columns,):
             raise ValueError(f"Expected one number or {columns} of them (one per column), got shape {values.shape}.")
         return np.ascontiguousarray(values, dtype)
-    return np.full(columns, values, dtype)
+    return np.full(columns, int(values), dtype)  # a Python number: NumPy's would wrap around where it is negative
 
 
 def _arguments(out: NDArray[Any], stream: int, seeds: Counters, episodes: Counters, steps: Counters) -> tuple[Any, ...]:

@@ -106,6 +106,8 @@ def spmm(
     weights = _weights(values, patterns)
     shift = weights[:0] if bias is None else bias.detach().numpy()
     n_rows, n_batch = patterns[0].rows, inputs[0].shape[1]
+    if bias is not None and bias.shape != (n_rows,):
+        raise ValueError(f"Expected a bias of shape {(n_rows,)}, not {tuple(bias.shape)}.")
     if n_batch == 1 and patterns[0].groups == 1:
         return _spmv(inputs, weights, bias, patterns, relu)
     y = empty_activations(n_rows, n_batch, values)

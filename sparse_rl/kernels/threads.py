@@ -74,9 +74,9 @@ def kernels_only() -> Iterator[None]:
         return
     start_threads()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    _given_to_kernels = _set(threads)
     try:
+        _given_to_kernels = _set(threads)
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(threads)

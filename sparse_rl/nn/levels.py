@@ -29,6 +29,8 @@ class Stack:
         self._dtype = parameters[0].dtype
         self._join(parameters)
 
+    @torch.inference_mode(mode=False)  # what is made here outlives the mode in which somebody predicts
+    @torch.no_grad()
     def _join(self, parameters: Sequence[torch.Tensor]) -> None:
         self.version += 1
         self._seen: list[tuple[object, ...]] = []
@@ -42,7 +44,7 @@ class Stack:
             self.tensor = torch.cat([p.detach().flatten() for p in parameters])
             for p, part in zip(parameters, self.tensor.split(sizes), strict=True):
                 p.data = part.view(p.shape)
-        self.gradient = torch.empty_like(self.tensor)
+        self.gradient = torch.zeros_like(self.tensor)
         parts = zip(parameters, self.gradient.split(sizes), strict=True)
         self._gradients = [part.view(p.shape) for p, part in parts]
         self._seen = self._look(parameters)
@@ -112,6 +114,9 @@ class Level:
             stack.follow(parameters)
         return sum(stack.version for stack in self.stacks)
 
+    def _expected_weights(self) -> int:
+        return self.rows * self.in_features
+
     def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
         """
         Fill in the description of this level for the compiled passes.
@@ -123,6 +128,11 @@ class Level:
         level["groups"], level["rows"], level["inputs"] = self.groups, self.rows, self.in_features
         level["width0"], level["width1"] = widths[0], widths[1] if len(widths) > 1 else 0
         weights, *bias = self.stacks
+        for stack, size in zip(self.stacks, (self._expected_weights(), self.rows), strict=False):
+            if stack.tensor.numel() != size:  # a pass would read out of bounds
+                raise ValueError(
+                    f"Expected {size} parameters in a level of {self.rows} rows, not {stack.tensor.numel()}."
+                )
         level["values"], level["active"] = weights.tensor.data_ptr(), weights.tensor.numel()
         level["d_values"] = weights.gradient.data_ptr() if weights.requires_grad else 0
         if bias:
@@ -165,6 +175,9 @@ class SparseLevel(Level):
         describe = self._describe_active if self._is_sparse else self._describe_scattered
         return [*kept, *describe(level, widths)]
 
+    def _expected_weights(self) -> int:
+        return sum(topology.active for topology in self._topologies)
+
     @property
     def _is_sparse(self) -> bool:
         return self._layers[0].chosen_kernel == "numba"
@@ -174,7 +187,6 @@ class SparseLevel(Level):
         lengths = torch.cat([topology.row_ptr.diff() for topology in self._topologies])
         row_ptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         columns = torch.cat([topology.columns for topology in self._topologies])
-        _check(level, columns)
         patterns = kernels.split(row_ptr, columns, self.in_features, widths, self.groups)
         level["is_sparse"], level["columns"] = 1, _address(patterns[0].columns)
         for index, pattern in enumerate(patterns):
@@ -192,7 +204,6 @@ class SparseLevel(Level):
         gradient = torch.empty_like(dense)
         size = dense.numel() // len(self._layers)
         positions = torch.cat([i * size + topology.positions for i, topology in enumerate(self._topologies)])
-        _check(level, positions)
         level["scattered"], level["positions"] = positions.numel(), positions.data_ptr()
         level["scattered_values"], level["scattered_gradient"] = level["values"], level["d_values"]
         level["values"], level["active"] = dense.data_ptr(), dense.numel()
@@ -202,12 +213,6 @@ class SparseLevel(Level):
     def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
         """Reserve the memory that a backward pass works in: the weights in the order of the transposed matrix."""
         return torch.empty_like(self.stacks[0].tensor) if self._is_sparse else super().scratch(widths, batch)
-
-
-def _check(level: Any, places: torch.Tensor) -> None:
-    """Check that there is one weight for each place: with fewer, a pass would read out of bounds."""
-    if places.numel() != level["active"]:
-        raise ValueError(f"Expected {places.numel()} active weights, not {level['active']}.")
 
 
 def make_level(layers: Sequence[nn.Module], shares_input: bool) -> Level:

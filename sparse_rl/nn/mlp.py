@@ -153,15 +153,15 @@ class FeatureMajorMLP:
     @contextmanager
     def steady(self) -> Iterator[None]:
         """Look once whether parameters or topologies have changed, and not again at each pass."""
-        self._follow()
+        self.follow()
         self._is_steady = True
         try:
             yield
         finally:
             self._is_steady = False
 
-    def _follow(self) -> None:
-        """Look whether anything has changed, and forget what does not hold any longer."""
+    def follow(self) -> None:
+        """Look whether parameters or topologies have changed, and forget what does not hold any longer."""
         if self._look() == self._seen:
             return
         version = sum(level.follow() for level in self._levels)
@@ -182,7 +182,7 @@ class FeatureMajorMLP:
         if self._remembered is None:
             raise ValueError("There is no forward pass to differentiate.")
         if not self._is_steady:
-            self._follow()
+            self.follow()
         version, program, inputs = self._remembered
         if version != self._version:
             raise ValueError(
@@ -198,12 +198,15 @@ class FeatureMajorMLP:
         :param batch: columns of a batch
         :param remember: whether there may be a backward pass
         :return: the description, with the memory that the pass works in
+        :raises ValueError: if the widths do not add up
         """
         if not self._is_steady:
-            self._follow()
+            self.follow()
         key = (batch, *widths, remember)
         program = self._programs.get(key)
         if program is None:
+            if sum(widths) != self._levels[0].in_features:  # a pass would read out of bounds
+                raise ValueError(f"Expected {self._levels[0].in_features} input features, not {sum(widths)}.")
             while len(self._programs) >= _MOST_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
             program = self._programs[key] = Program(self._levels, self._has_relu, widths, batch, self._dtype, remember)
@@ -316,9 +319,19 @@ def _addresses(inputs: Sequence[Tensor]) -> tuple[int, int, int, int]:
 
 
 def _is_supported(layer: nn.Module) -> bool:
+    assert isinstance(layer, nn.Linear | SparseLinear)
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return not any(hooks) and all(
-        p.device.type == "cpu" and p.dtype in kernels.LIKE and not p._backward_hooks for p in layer.parameters()
+    weights = layer.values if isinstance(layer, SparseLinear) else layer.weight
+    # Layers whose weights were replaced by some of another shape do not say so themselves.
+    shape = (layer.columns.numel(),) if isinstance(layer, SparseLinear) else (layer.out_features, layer.in_features)
+    fits = weights.shape == shape and (layer.bias is None or layer.bias.shape == (layer.out_features,))
+    return (
+        not any(hooks)
+        and "forward" not in vars(layer)
+        and fits
+        and all(
+            p.device.type == "cpu" and p.dtype in kernels.LIKE and not p._backward_hooks for p in layer.parameters()
+        )
     )
 
 

@@ -27,7 +27,10 @@ def rewire_layer(
     :param followers: layers of the same topology
     :raises ValueError: if the rewiring does not belong to one of the layers
     """
-    for each in (layer, *followers):
+    layers = (layer, *followers)
+    for each in layers:  # before anything has changed
+        each.check(rewiring)
+    for each in layers:
         each.rewire(rewiring)
         each.values.grad = None  # a gradient of the old positions
     if optimizer is None:

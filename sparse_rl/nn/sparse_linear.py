@@ -186,10 +186,7 @@ class SparseLinear(nn.Module):
         :param rewiring: a change of this layer's present topology
         :raises ValueError: if it is a change of another topology, or leaves no weight
         """
-        if rewiring.before is not self.topology and rewiring.before != self.topology:
-            raise ValueError("This rewiring was made for another topology than the layer's present one.")
-        if rewiring.after.active == 0:
-            raise ValueError("A layer has to keep at least one weight, but this rewiring leaves none.")
+        self.check(rewiring)
         values = rewiring.carry(self.values.detach())
         self._resize(values.numel())
         with torch.no_grad():
@@ -197,6 +194,18 @@ class SparseLinear(nn.Module):
         self.row_ptr = rewiring.after.row_ptr.clone()
         self.columns = rewiring.after.columns.clone()
         self._forget_caches()
+
+    def check(self, rewiring: Rewiring) -> None:
+        """
+        Check that a rewiring belongs to this layer.
+
+        :param rewiring: the change
+        :raises ValueError: if it is a change of another topology, or leaves no weight
+        """
+        if rewiring.before is not self.topology and rewiring.before != self.topology:
+            raise ValueError("This rewiring was made for another topology than the layer's present one.")
+        if rewiring.after.active == 0:
+            raise ValueError("A layer has to keep at least one weight, but this rewiring leaves none.")
 
     def extra_repr(self) -> str:
         """Describe the layer in ``print(module)``."""

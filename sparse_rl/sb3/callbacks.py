@@ -44,6 +44,7 @@ class TopologyCallback(BaseCallback):
         self.updates = 0
         self.rewired = 0
         self._steps_seen: int | None = None
+        self._last_model: object = None
         self._catcher: GradientCatcher | None = None
         self._caught_for = 0  # the gradient step at which the update that waits for gradients fell due
 
@@ -55,7 +56,9 @@ class TopologyCallback(BaseCallback):
             )
         for layer, _, _ in online_layers(self.model.policy).values():  # complains early
             self.method.check(layer.budget)
-        if self._steps_seen is None:
+        if self._steps_seen is None or self.model is not self._last_model:
+            self.updates = self.rewired = 0
+            self._catcher, self._last_model = None, self.model
             # A model that was trained before, or loaded, is not to catch up on updates of its past.
             self._steps_seen = self.model._n_updates
             seed = self.model.seed if self.seed is None else self.seed
@@ -77,30 +80,30 @@ class TopologyCallback(BaseCallback):
             self._finish_catching(is_due)
         if is_due and self.method.needs_gradient:
             self._caught_for = now
-            self._catcher = GradientCatcher(
-                {name: layer for name, (layer, _, _) in online_layers(self.model.policy).items()}
-            )
-            self._catcher.watch()
+            layers = online_layers(self.model.policy)
+            self._catcher = GradientCatcher({name: layer for name, (layer, _, _) in layers.items()})
         elif is_due:
             self._rewire(now)
 
     def _finish_catching(self, is_due: bool) -> None:
         """Rewire if every layer has got its gradient; else go on watching, but not for ever."""
         assert self._catcher is not None
+        self._catcher.release()
         missing = self._catcher.missing
         if missing and is_due:
-            self._catcher.release()
             raise RuntimeError(
                 f"The sparse layer {missing[0]!r} got no gradient from the topology update at gradient step "
                 f"{self._caught_for} to the next one, so nothing can grow by gradient there. Is it trained at all, and "
                 "often enough? A larger `update_interval` gives it more time."
             )
-        if missing:
-            self._catcher.watch()  # again, should another `learn()` have begun
-            return
-        self._catcher.release()
-        gradients, self._catcher = self._catcher.caught, None
-        self._rewire(self._caught_for, gradients)
+        if not missing:
+            gradients, self._catcher = self._catcher.caught, None
+            self._rewire(self._caught_for, gradients)
+
+    def _on_rollout_end(self) -> None:
+        # During training only: in a rollout, an evaluation may ask the networks for gradients of its own.
+        if self._catcher is not None:
+            self._catcher.watch()
 
     def _on_step(self) -> bool:
         return True

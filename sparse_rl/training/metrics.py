@@ -79,7 +79,9 @@ class MetricsCallback(BaseCallback):
         self._charge()
         figures: dict[str, float] = {f"cost/{name}": value for name, value in _costs(self._off_policy).items()}
         figures["cost/training_flops"] = self.flops
-        figures |= {f"plasticity/{name}": value for name, value in diagnose(self._off_policy).items()}
+        buffer = self._off_policy.replay_buffer
+        if buffer is not None and buffer.size():  # the first step is stored after it was counted
+            figures |= {f"plasticity/{name}": value for name, value in diagnose(self._off_policy).items()}
         now = _topologies(self._off_policy)
         for name, topologies in now.items():
             figures[f"sparsity/overlap_start/{name}"] = topology_overlap(self._first[name], topologies)
