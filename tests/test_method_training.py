@@ -50,7 +50,7 @@ def densities(model: OffPolicyAlgorithm) -> dict[str, float]:
 
 
 class Watching(TopologyCallback):
-    """Notes the gradient step of each rollout's start, whether layers have hooks then, and what is rewired."""
+    """Notes the gradient step of each rollout's end, whether layers have hooks then, and what is rewired."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -58,8 +58,9 @@ class Watching(TopologyCallback):
         self.rewirings: list[tuple[int, int]] = []
         self.gradients: dict[str, WeightGradient] | None = None
 
-    def _on_rollout_start(self) -> None:
-        super()._on_rollout_start()
+    def _on_rollout_end(self) -> None:
+        assert not hooked(self.model)  # nobody watches a rollout: evaluations happen there
+        super()._on_rollout_end()
         if hooked(self.model):
             self.armed.append(self.model._n_updates)
 

@@ -16,7 +16,7 @@ from sparse_rl.training.cli import make_parser
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env
 
-METHODS = ["anf", "ds", "gmp", "ne", "rigl", "set", "static"]
+METHODS = ["anf", "ds", "gmp", "ne", "rigl", "screened", "set", "static"]
 ALGORITHMS = sorted([*(f"{method}-{learner}" for method in METHODS for learner in ("sac", "td3")), "sac", "td3"])
 
 
@@ -335,3 +335,16 @@ def test_a_plan_is_plain_data() -> None:
 def test_random_seeds_differ() -> None:
     assert settle("--seed", "5").seed == 5
     assert settle().seed != settle().seed
+
+
+@pytest.mark.parametrize(
+    ("screening", "message"),
+    [
+        (0.01, "screening must be a mapping"),
+        ({"lvel": 0.01}, "Unknown setting of screening 'lvel'. Did you mean 'level'"),
+        ({"level": 1}, r"level must be a number in \(0, 1\), not 1"),
+    ],
+)
+def test_bad_screening(screening: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_recipe({"screening": screening}, learner_defaults("sac"))
