@@ -289,7 +289,7 @@ def test_what_is_saved_is_what_was_evaluated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "No such file"),
+        (None, "There is no run in"),
         ("- 1", "does not describe a run"),
         ("{algo: x, env: Hopper-v5, hyperparameters: {}}", "Unknown algorithm 'x'"),
         ("{algo: sac, env: Hopperr-v5, hyperparameters: {}}", "Did you mean 'Hopper"),

@@ -38,7 +38,7 @@ class UpdateSchedule:
         if self.stop is not None and self.stop < self.update_interval:
             raise ValueError(
                 f"Topology updates would end before they start: `stop` is gradient step {self.stop}, and the first "
-                f"update comes at {self.update_interval}, the `update_interval`."
+                f"update comes at {self.update_interval}, the `update_interval`: train longer, or update more often."
             )
         if self.decay == "cosine" and self.stop is None:
             raise ValueError("A cosine decay needs the gradient step at which it ends: give `stop`.")

@@ -74,10 +74,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     :param folder: the folder of the run
     :return: its content; of that only ``hyperparameters`` is sure to be there
-    :raises ValueError: if it does not describe a run
+    :raises ValueError: if there is none, or it does not describe a run
     :raises OSError: if it cannot be read
     """
     file = folder / "config.yml"
+    if not file.exists():
+        raise InputError(
+            f"There is no run in {str(folder)!r}: expected a folder with a config.yml, such as "
+            "runs/anf-sac/HalfCheetah-noise98/1."
+        )
     config = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
     if not isinstance(config, dict) or not isinstance(config.get("hyperparameters"), dict):
         raise InputError(f"{str(file)!r} does not describe a run.")
