@@ -12,9 +12,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import wraps
+from itertools import product
 from typing import Any
 
-from _report import machine, parser, restart_with, write
+from _report import Row, machine, parser, restart_with, write
 
 
 def dense_speed(threads: int) -> float:
@@ -57,29 +58,32 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def profile(sparsity: float, distribution: str, steps: int, fill: int, speed: float) -> list[dict[str, object]]:
+def profile(learner: str, sparsity: float, distribution: str, steps: int, fill: int, speed: float) -> list[Row]:
     """Train for some steps with the clock on, and list the parts."""
     from _worker import Worker
 
-    import sparse_rl.agents.sac as sac
+    from sparse_rl.agents import sac, td3
     from sparse_rl.agents.optimizers import FastAdam, Following
 
-    worker = Worker("ours", "sac", "HalfCheetah-noise98", "redrawn", sparsity, distribution, fill, 100_000)
+    worker = Worker("ours", learner, "HalfCheetah-noise98", "redrawn", sparsity, distribution, fill, 100_000)
     model, clock = worker.model, Clock()
-    assert isinstance(model, sac.SAC)
+    assert isinstance(model, sac.SAC | td3.TD3)
     assert model._fast is not None
     (actor, first_of_actor), (critics, first_of_critics) = (
         (sum(stack.tensor.numel() for stack in network.stacks[::2]), network.stacks[0].tensor.numel())
         for network in (model._fast.actor, model._fast.critics)
     )
-    n = model.batch_size
-    # Actor for both halves of the batch, targets, critics; gradients of weights, and of what the hidden layers read.
-    critic_work = n * (2 * actor + 2 * critics + critics + critics - first_of_critics)
-    # Critics again and what their hidden layers read; gradients of the weights of the actor, and what its layers read.
-    actor_work = n * (critics + critics - first_of_critics + actor + actor - first_of_actor)
-    clock.watch(sac, "sample", "sample a batch, noise included")
-    clock.watch(sac, "sac_critics", "actions, targets, gradients of the critics", lambda *_: float(critic_work))
-    clock.watch(sac, "sac_actor", "gradients of the actor, through the critics", lambda *_: float(actor_work))
+    n, module = model.batch_size, sac if learner == "sac" else td3
+    # The products in each part: of weights with a batch, forward; their gradients; gradients of what hidden layers read.
+    learn_critics = critics + critics + critics - first_of_critics
+    learn_actor = actor + actor - first_of_actor
+    if learner == "sac":  # the actor for both halves of the batch; both critics judge its actions
+        critic_work, actor_work = 2 * actor + critics + learn_critics, 2 * critics - first_of_critics + learn_actor
+    else:  # the target actor; one critic judges the actor's actions
+        critic_work, actor_work = actor + critics + learn_critics, actor + critics - first_of_critics / 2 + learn_actor
+    clock.watch(module, "sample", "sample a batch, noise included")
+    clock.watch(module, f"{learner}_critics", "actions, targets, gradients of the critics", lambda *_: n * critic_work)
+    clock.watch(module, f"{learner}_actor", "gradients of the actor, through the critics", lambda *_: n * actor_work)
     clock.watch(FastAdam, "step", "Adam")
     clock.watch(Following, "step", "target networks")
     clock.watch(model, "train", "gradient step")
@@ -87,14 +91,21 @@ def profile(sparsity: float, distribution: str, steps: int, fill: int, speed: fl
     clock.watch(model.env, "step", "environment step")
     total = worker.learn(steps)["seconds"]
     kind = f"{distribution} {100 * sparsity:g} %" if sparsity else "dense"
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for label, seconds in clock.seconds.items():
         work = clock.products[label] / steps
         floor = {"million multiply-adds": work / 1e6, "floor, ms": 1e3 * work / speed} if work else {}
-        part = {"agent": kind, "part": label, "calls": clock.calls[label] / steps, "ms": 1e3 * seconds / steps}
+        part = {
+            "learner": learner,
+            "agent": kind,
+            "part": label,
+            "calls": clock.calls[label] / steps,
+            "ms": 1e3 * seconds / steps,
+        }
         rows.append({**part, **floor})
     known = sum(clock.seconds[label] for label in ("gradient step", "prediction", "environment step"))
-    rows.append({"agent": kind, "part": "the rest: Stable-Baselines3's loop", "ms": 1e3 * (total - known) / steps})
+    rest = {"part": "the rest: Stable-Baselines3's loop", "ms": 1e3 * (total - known) / steps}
+    rows.append({"learner": learner, "agent": kind, **rest})
     return rows
 
 
@@ -103,12 +114,15 @@ def main() -> None:
     arguments = parser("breakdown", __doc__ or "", threads=2, rounds=1)
     arguments.add_argument("--steps", type=int, default=400)
     arguments.add_argument("--fill", type=int, default=2000)
+    arguments.add_argument("--learners", nargs="+", default=["sac", "td3"], choices=["sac", "td3"])
     args = arguments.parse_args()
     restart_with(args.threads)
     speed = dense_speed(args.threads)
-    rows = []
-    for sparsity, distribution in ((0.0, "input"), (0.8, "input"), (0.95, "uniform")):
-        rows += profile(sparsity, distribution, args.steps, args.fill, speed)
+    rows: list[Row] = []
+    for learner, (sparsity, distribution) in product(
+        args.learners, ((0.0, "input"), (0.8, "input"), (0.95, "uniform"))
+    ):
+        rows += profile(learner, sparsity, distribution, args.steps, args.fill, speed)
     notes = [*machine(args.threads), f"dense product 1024^3: {2 * speed / 1e9:.0f} GFLOP/s; {args.steps} steps"]
     write(args.out, "breakdown", notes, rows)
 
