@@ -74,7 +74,7 @@ def profile(learner: str, sparsity: float, distribution: str, steps: int, fill: 
         for network in (model._fast.actor, model._fast.critics)
     )
     n, module = model.batch_size, sac if learner == "sac" else td3
-    # The products in each part: of weights with a batch, forward; their gradients; gradients of what hidden layers read.
+    # The products in each part: of weights with a batch; their gradients; gradients of what the hidden layers read.
     learn_critics = critics + critics + critics - first_of_critics
     learn_actor = actor + actor - first_of_actor
     if learner == "sac":  # the actor for both halves of the batch; both critics judge its actions
