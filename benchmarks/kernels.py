@@ -35,19 +35,23 @@ def ours(layer: torch.nn.Module, x: Tensor, dy: Tensor) -> Passes:
     network = FeatureMajorMLP([layer])
     network.forward(x)
     network.backward(dy)  # puts the gradient where the calls below look for it
-    program, batch, like = network.prepare([len(x)], x.shape[1]), x.shape[1], kernels.LIKE[x.dtype]
+    program, batch, like = network.prepare(x.shape[1]), x.shape[1], kernels.LIKE[x.dtype]
     rows = kernels.empty_activations(*x.shape, x).copy_(x)
     dx = torch.empty_like(rows)
-    place, result = (rows.data_ptr(), rows.stride(0)) * 2, (dx.data_ptr(), dx.stride(0))
+    place = rows.data_ptr(), rows.stride(0)
 
     def forward() -> object:
         return kernels.forward(program.table, *place, batch, kernels.follow_torch(), like), rows
 
-    def backward(parameters: bool, block: int) -> object:
+    def backward(parameters: bool, address: int) -> object:
         threads = kernels.follow_torch()
-        return kernels.backward(program.table, *place, batch, parameters, block, *result, threads, like), rows, dx
+        return (
+            kernels.backward(program.table, *place, batch, parameters, address, dx.stride(0), threads, like),
+            rows,
+            dx,
+        )
 
-    return forward, lambda: backward(True, -1), lambda: backward(False, 0)
+    return forward, lambda: backward(True, 0), lambda: backward(False, dx.data_ptr())
 
 
 def masked(weight: Tensor, x: Tensor, dy: Tensor) -> Passes:

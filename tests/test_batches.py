@@ -60,13 +60,16 @@ def assert_batch_is_the_buffers_own(buffer, batch_size=50, env=None):
     states.append(np.random.random())
     assert states[0] == states[1]
 
-    assert batch.observations.strides[1] == 4
-    assert all(x.flags.c_contiguous for x in batch[1:])
-    assert {x.dtype for x in batch} == {np.dtype(np.float32)}
+    assert batch.inputs.strides[1] == 4
+    assert all(x.flags.c_contiguous for x in batch[2:])
+    assert {x.dtype for x in (batch.inputs, *batch[2:])} == {np.dtype(np.float32)}
     observations = th.cat([expected.observations, expected.next_observations]).float()
-    np.testing.assert_array_equal(batch.observations, observations.t())
+    features = observations.shape[1]
+    np.testing.assert_array_equal(batch.inputs[:features], observations.t())
+    np.testing.assert_array_equal(batch.inputs[features:, :batch_size], expected.actions.t())
+    assert batch.n_actions == len(batch.inputs) - features
     discounts = th.tensor([[GAMMA]]) if expected.discounts is None else expected.discounts
-    for mine, theirs in zip(batch[1:], (expected.actions, expected.rewards, expected.dones, discounts), strict=True):
+    for mine, theirs in zip(batch[2:], (expected.rewards, expected.dones, discounts), strict=True):
         np.testing.assert_array_equal(mine, theirs.t())
 
 
@@ -128,7 +131,8 @@ def test_a_batch_is_the_callers_own():
     env = environment()
     buffer = fill(ReplayBuffer(100, env.observation_space, env.action_space, "cpu"), env, 60)
     before = [array.copy() for array in (buffer.observations, buffer.actions, buffer.rewards, buffer.dones)]
-    for array in batches.sample(buffer, 1, None, GAMMA):
+    batch = batches.sample(buffer, 1, None, GAMMA)
+    for array in (batch.inputs, batch.rewards, batch.dones, batch.discounts):
         array[:] = -7
     for array, copy in zip((buffer.observations, buffer.actions, buffer.rewards, buffer.dones), before, strict=True):
         np.testing.assert_array_equal(array, copy)

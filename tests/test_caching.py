@@ -33,7 +33,7 @@ torch.manual_seed(0)
 body = [torch.nn.Linear(8, 16), torch.nn.ReLU()]
 actor = FeatureMajorMLP(body, heads=[torch.nn.Linear(16, 2), torch.nn.Linear(16, 2)])
 low, actions = -np.ones(2, np.float32), np.empty((1, 2), np.float32)
-table = actor.prepare([8], 1, remember=False).table
+table = actor.prepare(1, remember=False).table
 act(table, np.ones((1, 8), np.float32), actions[:, :0], low, -low, actions, 1)
 print(actions.tolist())
 """

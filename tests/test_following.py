@@ -163,17 +163,14 @@ def test_another_type_of_numbers_is_refused() -> None:
     network.double()
     with pytest.raises(ValueError, match=r"Expected parameters of torch.float32 on the CPU"):
         mlp.forward(x)
-    with pytest.raises(ValueError, match=r"Expected one or two blocks of torch.float32"):
+    with pytest.raises(ValueError, match=r"torch.float32, on the CPU, not of shape \(3, 5\), torch.float64"):
         FeatureMajorMLP([nn.Linear(3, 4)]).forward(x.double())
 
 
-def test_a_gradient_of_another_type_or_block_reads_no_other_memory() -> None:
+def test_a_gradient_of_another_type_reads_no_other_memory() -> None:
     mlp = FeatureMajorMLP([nn.Linear(3, 4).double()])
     y = mlp.forward(th.randn(3, 50).double())
     assert mlp.input_gradient(th.ones_like(y).float()).dtype == th.float64
-    for block in (-1, 1):
-        with pytest.raises(ValueError, match="no gradient of block"):
-            mlp.input_gradient(th.ones_like(y), block)
 
 
 def test_a_pass_cannot_be_differentiated_after_a_change() -> None:
@@ -310,7 +307,7 @@ def test_a_buffer_of_another_width_reads_no_other_memory(learner: str) -> None:
     model, wider = updated(make(OURS[learner]), 3), make(OURS[learner], env=Wide())
     wider = updated(wider, 1)
     model.replay_buffer = wider.replay_buffer
-    with pytest.raises(ValueError, match=r"Expected 2[47] input features, not 2[58]"):
+    with pytest.raises(ValueError, match=r"Expected 27 features and actions in the replay buffer, not 28"):
         train(model, 1)
 
 

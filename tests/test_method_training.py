@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from test_learners import ACTIONS, FEATURES, OURS, SPARSE, THEIRS, Drift, assert_same, make, updated
+from test_learners import OURS, SPARSE, THEIRS, Drift, assert_same, make, updated
 from torch import nn
 
 from sparse_rl.nn import FeatureMajorMLP, SparseLinear, rewire_layer, sparse_layers
@@ -124,7 +124,7 @@ def test_a_network_changes_its_kernel_as_its_density_passes_the_crossover() -> N
 
     def is_sparse() -> bool:
         critics = model._fast.critics
-        return bool(critics.prepare([FEATURES, ACTIONS], 32).table[0]["is_sparse"])
+        return bool(critics.prepare(32).table[0]["is_sparse"])
 
     stacks = model._fast.critics.stacks
     assert not is_sparse()

@@ -568,17 +568,15 @@ def autograd(network: nn.Sequential, x: Tensor, dy: Tensor) -> tuple[Tensor, Ten
     return y.detach().t(), dx.t(), gradients
 
 
-def assert_runs_like_autograd(mlp: FeatureMajorMLP, network: nn.Sequential, widths: Sequence[int], size: int) -> None:
+def assert_runs_like_autograd(mlp: FeatureMajorMLP, network: nn.Sequential, first: int, size: int) -> None:
     x = batch(WIDTHS[0], size, seed=size).double()
-    inputs = [block.contiguous() for block in x.split(list(widths))]
-    y = mlp.forward(*inputs)
+    y = mlp.forward(x, first=first)
     dy = batch(*y.shape, seed=size + 1).double()
     expected_y, expected_dx, expected_gradients = autograd(network, x, dy)
     close = {"rtol": 1e-10, "atol": 1e-12}
     torch.testing.assert_close(y, expected_y, **close)
     untouched = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
-    blocks = [mlp.input_gradient(dy, block) for block in range(len(inputs))]
-    torch.testing.assert_close(torch.cat(blocks), expected_dx, **close)
+    torch.testing.assert_close(mlp.input_gradient(dy), expected_dx[first:], **close)
     for before, parameter in zip(untouched, network.parameters(), strict=True):
         assert before is None if parameter.grad is None else torch.equal(parameter.grad, before)
     mlp.backward(dy)
@@ -588,23 +586,23 @@ def assert_runs_like_autograd(mlp: FeatureMajorMLP, network: nn.Sequential, widt
 
 
 @pytest.mark.parametrize("kinds", MIXES, ids="-".join)
-@pytest.mark.parametrize("widths", [(13,), (10, 3)], ids=["whole", "blocks"])
+@pytest.mark.parametrize("first", [0, 10, 13])
 @pytest.mark.parametrize("relu_last", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_feature_major_network_runs_like_autograd(
-    kinds: tuple[str, ...], widths: tuple[int, ...], relu_last: bool, bias: bool
+    kinds: tuple[str, ...], first: int, relu_last: bool, bias: bool
 ) -> None:
     network = make_network(kinds, relu_last, bias)
     mlp = FeatureMajorMLP(list(network))
     for size in (7, 7, 1):  # gradients of the pass before are overwritten
-        assert_runs_like_autograd(mlp, network, widths, size)
+        assert_runs_like_autograd(mlp, network, first, size)
 
 
 @pytest.mark.parametrize("kind", ["dense", "numba", "scatter"])
 @pytest.mark.parametrize("relu_last", [False, True])
 def test_a_single_layer_is_a_network(kind: str, relu_last: bool) -> None:
     network = make_network([kind], relu_last)
-    assert_runs_like_autograd(FeatureMajorMLP(list(network)), network, (10, 3), 6)
+    assert_runs_like_autograd(FeatureMajorMLP(list(network)), network, 10, 6)
 
 
 def test_gradients_overwrite_those_of_the_pass_before_and_reuse_their_memory() -> None:
@@ -628,18 +626,18 @@ def test_gradients_overwrite_those_of_the_pass_before_and_reuse_their_memory() -
 def test_a_feature_major_network_follows_its_layers(kinds: tuple[str, ...]) -> None:
     network = make_network(kinds)
     mlp = FeatureMajorMLP(list(network))
-    assert_runs_like_autograd(mlp, network, (10, 3), 7)
+    assert_runs_like_autograd(mlp, network, 10, 7)
     optimizer = torch.optim.Adam(network.parameters(), 0.1)
     optimizer.step()
     for layer in sparse_layers(network).values():
         rewire_layer(layer, proposal(layer), optimizer)
-    assert_runs_like_autograd(mlp, network, (10, 3), 7)
+    assert_runs_like_autograd(mlp, network, 10, 7)
     other = make_network(kinds)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(2)
     network.load_state_dict(other.state_dict())
-    assert_runs_like_autograd(mlp, network, (10, 3), 7)
+    assert_runs_like_autograd(mlp, network, 10, 7)
 
 
 def test_a_pass_that_is_not_remembered_leaves_the_remembered_one_alone() -> None:
@@ -661,14 +659,12 @@ def test_networks_of_one_shape_run_as_one(kinds: tuple[str, ...], bias: bool) ->
     each = [FeatureMajorMLP(list(network)) for network in copies]
     for size in (7, 1):
         x = batch(13, size, seed=size).double()
-        inputs = [block.contiguous() for block in x.split([10, 3])]
-        y = one.forward(*inputs)
+        y = one.forward(x, first=10)
         dy = batch(*y.shape, seed=size + 1).double()
-        torch.testing.assert_close(y, torch.cat([mlp.forward(*inputs) for mlp in each]))
+        torch.testing.assert_close(y, torch.cat([mlp.forward(x, first=10) for mlp in each]))
         parts = dy.chunk(3)
-        for block in (0, 1):
-            expected = sum(mlp.input_gradient(part, block) for mlp, part in zip(each, parts, strict=True))
-            torch.testing.assert_close(one.input_gradient(dy, block), expected)
+        expected = sum(mlp.input_gradient(part) for mlp, part in zip(each, parts, strict=True))
+        torch.testing.assert_close(one.input_gradient(dy), expected)
         one.backward(dy)
         for mlp, part, network, duplicate in zip(each, parts, networks, copies, strict=True):
             mlp.backward(part)
@@ -758,9 +754,12 @@ def test_tensors_that_do_not_fit_are_refused(kind: str) -> None:
         for use in (mlp.backward, mlp.input_gradient):
             with pytest.raises(ValueError, match=re.escape(f"output of shape (9, 5), not one of shape {shape}")):
                 use(torch.ones(shape).double())
-    for shapes in ([(10, 5), (3, 4)], [(10, 4), (3, 5)]):
-        with pytest.raises(ValueError, match="one batch size"):
-            mlp.forward(*[torch.ones(shape).double() for shape in shapes])
+    for shape in ((10, 5), (14, 5), (13,)):
+        with pytest.raises(ValueError, match=re.escape("Expected inputs of shape (13, batch)")):
+            mlp.forward(torch.ones(shape).double())
+    for first in (-1, 14):
+        with pytest.raises(ValueError, match="between 0 and 13"):
+            mlp.forward(torch.ones(13, 5).double(), first=first)
 
 
 class Doubled(nn.Linear):

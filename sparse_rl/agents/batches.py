@@ -19,24 +19,25 @@ class Batch(NamedTuple):
     """
     Transitions, side by side.
 
-    :param observations: float32 ``(features, 2 * batch)``, its rows contiguous: observations in the first ``batch``
-        columns, next observations in the others
-    :param actions: float32 ``(action dimensions, batch)``, contiguous as all that follow
-    :param rewards: float32 ``(1, batch)``
+    :param inputs: float32 ``(features + action dimensions, 2 * batch)``, its rows contiguous: observations in the first
+        ``batch`` columns and below them the actions; next observations in the others, and below them room for what
+        would be done next
+    :param n_actions: action dimensions
+    :param rewards: float32 ``(1, batch)``, contiguous as all that follow
     :param dones: float32 ``(1, batch)``: whether an episode ended for another reason than a time limit
     :param discounts: float32, of the next observations' values: ``(1, batch)``, or one for all of them, ``(1, 1)``
     """
 
-    observations: Floats
-    actions: Floats
+    inputs: Floats
+    n_actions: int
     rewards: Floats
     dones: Floats
     discounts: Floats
 
     @property
     def place(self) -> tuple[int, int]:
-        """Where the observations lie: their address, and how many elements from one row to the next."""
-        return self.observations.ctypes.data, self.observations.strides[0] // self.observations.itemsize
+        """Where the inputs lie: their address, and how many elements from one row to the next."""
+        return self.inputs.ctypes.data, self.inputs.strides[0] // self.inputs.itemsize
 
 
 def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamma: float) -> Batch:
@@ -56,16 +57,17 @@ def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamm
     # These two draws are Stable-Baselines3's, in `BaseBuffer.sample` and in `ReplayBuffer._get_samples`.
     indices = np.random.randint(0, buffer.buffer_size if buffer.full else buffer.pos, size=batch_size)
     copies = np.random.randint(0, high=buffer.n_envs, size=(batch_size,))
+    n_actions = buffer.action_dim
     if isinstance(buffer, RedrawnReplayBuffer | ObservedReplayBuffer):
-        observations = buffer.feature_major(indices, copies, env)
+        inputs = buffer.feature_major(indices, copies, env, n_actions)
     else:
-        observations = _gathered(buffer, indices * buffer.n_envs + copies)
-    actions = np.empty((buffer.action_dim, batch_size), np.float32)
+        inputs = _gathered(buffer, indices * buffer.n_envs + copies)
+    actions = inputs[-n_actions:, :batch_size]
     rewards, dones = np.empty((2, 1, batch_size), np.float32)
     pick(buffer.actions, buffer.rewards, buffer.dones, buffer.timeouts, indices, copies, actions, rewards[0], dones[0])
     if env is not None:
         rewards = env.normalize_reward(rewards)
-    return Batch(observations, actions, rewards, dones, np.full((1, 1), gamma, np.float32))
+    return Batch(inputs, n_actions, rewards, dones, np.full((1, 1), gamma, np.float32))
 
 
 def _can_gather(buffer: ReplayBuffer, env: VecNormalize | None) -> bool:
@@ -83,19 +85,18 @@ def _can_gather(buffer: ReplayBuffer, env: VecNormalize | None) -> bool:
 def _gathered(buffer: ReplayBuffer, rows: NDArray[np.int64]) -> Floats:
     follow_torch()
     features = buffer.observations.shape[-1]
-    out = empty_rows(features, 2 * len(rows))
+    out = empty_rows(features + buffer.action_dim, 2 * len(rows))
     before, after = (memory.reshape(-1, features) for memory in (buffer.observations, buffer.next_observations))
-    gather(before, after, rows, out)
+    gather(before, after, rows, out[:features])
     return out[:, : 2 * len(rows)]
 
 
 def _turned(batch: ReplayBufferSamples, gamma: float) -> Batch:
-    n, features = batch.observations.shape
-    observations = empty_rows(features, 2 * n)[:, : 2 * n]
-    observations[:, :n] = batch.observations.t().cpu()
-    observations[:, n:] = batch.next_observations.t().cpu()
-    actions, rewards, dones = (
-        np.ascontiguousarray(x.t().cpu(), np.float32) for x in (batch.actions, batch.rewards, batch.dones)
-    )
+    (n, features), n_actions = batch.observations.shape, batch.actions.shape[1]
+    inputs = empty_rows(features + n_actions, 2 * n)[:, : 2 * n]
+    inputs[:features, :n] = batch.observations.t().cpu()
+    inputs[:features, n:] = batch.next_observations.t().cpu()
+    inputs[features:, :n] = batch.actions.t().cpu()
+    rewards, dones = (np.ascontiguousarray(x.t().cpu(), np.float32) for x in (batch.rewards, batch.dones))
     discounts = [[gamma]] if batch.discounts is None else batch.discounts.t().cpu()
-    return Batch(observations, actions, rewards, dones, np.ascontiguousarray(discounts, np.float32))
+    return Batch(inputs, n_actions, rewards, dones, np.ascontiguousarray(discounts, np.float32))

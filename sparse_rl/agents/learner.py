@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sparse_rl.agents.batches import Batch, sample
 from sparse_rl.agents.networks import Watch, has_known_networks, is_batch
 from sparse_rl.agents.optimizers import FastAdam
 from sparse_rl.agents.passes import act
@@ -77,6 +78,14 @@ class FastLearner(OffPolicyAlgorithm):
                 stack.enter_context(network.steady())
             yield follow_torch()
 
+    def _sample(self, n: int, n_inputs: int) -> Batch:
+        """Sample a batch for critics of so many inputs."""
+        assert self.replay_buffer is not None
+        batch = sample(self.replay_buffer, n, self._vec_normalize_env, self.gamma)
+        if len(batch.inputs) != n_inputs:  # a pass would read out of bounds
+            raise ValueError(f"Expected {n_inputs} features and actions in the replay buffer, not {len(batch.inputs)}.")
+        return batch
+
     def predict(
         self,
         observation: NDArray[Any] | dict[str, NDArray[Any]],
@@ -98,13 +107,15 @@ class FastLearner(OffPolicyAlgorithm):
             return super().predict(observation, state, episode_start, deterministic)
         assert isinstance(observation, np.ndarray)
         assert isinstance(space, spaces.Box)
-        (n, features), (low, high) = observation.shape, self._fast.action_bounds
+        (n, n_features), (low, high) = observation.shape, self._fast.action_bounds
+        if n_features != self._fast.actor.in_features:
+            raise ValueError(f"Expected {self._fast.actor.in_features} features, not {n_features}.")
         actions = np.empty((n, low.size), np.float32)
         noise = actions[:, :0]
         if self._fast.is_stochastic and not deterministic:
             noise = th.empty(n, low.size).normal_().numpy()
         with _AT_WORK:
-            table = self._fast.actor.prepare([features], n, remember=False).table
+            table = self._fast.actor.prepare(n, remember=False).table
             act(table, observation, noise, low, high, actions, 1 if n == 1 else follow_torch())
         return actions.reshape(-1, *space.shape), state
 

@@ -5,8 +5,8 @@ For networks as small as theirs a step is a few hundred microseconds of arithmet
 parts, with caches full of the batch, would take as long again.
 
 Networks are the tables of :meth:`sparse_rl.nn.FeatureMajorMLP.prepare`. Activations are feature-major, of shape
-``(features, batch)``, and those of observations and next observations lie side by side: ``(features, 2 * batch)``. All
-numbers are float32.
+``(features, batch)``. Observations and next observations lie side by side, ``(features, 2 * batch)``, and the rows
+below them belong to the actions: critics read both as one. All numbers are float32.
 """
 
 from math import log as logarithm
@@ -36,7 +36,7 @@ _ITEM = 4  # bytes of a number
 @njit
 def _flags() -> Any:
     # Numba compiles a function anew for each literal that it is called with; these are not literals.
-    return np.bool_(False), np.bool_(True), np.int64(-1), np.int64(0), np.int64(1)
+    return np.bool_(False), np.bool_(True), np.int64(0)
 
 
 @njit
@@ -68,8 +68,7 @@ def _output_gradient(network: Any) -> Any:
 
 @njit
 def _run(network: Any, x: int, stride: int, n: int, chunks: int) -> None:
-    """Run an actor."""
-    forward(network, x, stride, x, stride, n, chunks, _like())
+    forward(network, x, stride, n, chunks, _like())
 
 
 @njit
@@ -78,26 +77,24 @@ def _run_array(network: Any, x: Any, stride: int, chunks: int) -> None:
 
 
 @njit
-def _judge(critics: Any, x: int, stride: int, actions: Any, first: int, n: int, chunks: int) -> None:
-    """Run critics on actions, from a column on."""
-    forward(critics, x, stride, _address(actions) + first * _ITEM, actions.shape[1], n, chunks, _like())
+def _actions_in(x: int, stride: int, first: int, n_actions: int) -> Any:
+    """Give the rows of a batch that belong to the actions."""
+    return array_at(x + first * stride * _ITEM, (n_actions, stride), _like())
 
 
 @njit
-def _differentiate(network: Any, x: int, stride: int, actions: Any, n: int, chunks: int) -> None:
+def _differentiate(network: Any, x: int, stride: int, n: int, chunks: int) -> None:
     """Write the gradients of a network's parameters."""
-    _, yes, none, null, _ = _flags()
-    address, action_stride = (_address(actions), actions.shape[1]) if actions.size else (null, null)
-    backward(network, x, stride, address, action_stride, n, yes, none, null, null, chunks, _like())
+    _, yes, none = _flags()
+    backward(network, x, stride, n, yes, none, none, chunks, _like())
 
 
 @njit
-def _differentiate_actions(network: Any, x: int, stride: int, actions: Any, d_actions: Any, chunks: int) -> None:
-    """Write the gradient of a critic's second block of inputs."""
-    no, _, _, _, second = _flags()
+def _differentiate_actions(critics: Any, x: int, stride: int, d_actions: Any, chunks: int) -> None:
+    """Write the gradient of the actions, the only inputs whose gradient a critic was prepared for."""
+    no = _flags()[0]
     n = d_actions.shape[1]
-    address, action_stride, result = _address(actions), actions.shape[1], _address(d_actions)
-    backward(network, x, stride, address, action_stride, n, no, second, result, n, chunks, _like())
+    backward(critics, x, stride, n, no, _address(d_actions), n, chunks, _like())
 
 
 @njit(error_model="numpy")
@@ -224,28 +221,30 @@ def sac_critics(
     :param actor: the actor's network, prepared for ``2 * n`` columns
     :param critics: the critics', prepared for ``n``
     :param targets: the target critics'
-    :param x: address of observations and next observations, ``(features, 2 * n)``
+    :param x: address of observations and next observations with the actions below them, ``(inputs, 2 * n)``; those
+        that follow are written here
     :param stride: elements between two rows of them
-    :param batch: actions ``(action dimensions, n)``, rewards, dones, discounts: see :func:`regress`
+    :param batch: rewards, dones, discounts: see :func:`regress`
     :param noise: see :func:`squash`
     :param drawn: where the drawn actions ``(action dimensions, 2 * n)`` and their log-probabilities ``(2 * n,)`` go
     :param ent_coef: the entropy coefficient
     :param chunks: threads
     :return: the sum of the critics' mean squared errors, and the mean log-probability for the observations
     """
-    actions, rewards, dones, discounts = batch
+    rewards, dones, discounts = batch
     drawn_actions, log_prob = drawn
-    n = actions.shape[1]
+    n = rewards.shape[1]
     _run(actor, x, stride, 2 * n, chunks)
     squash(_output(actor), noise, drawn_actions, log_prob)
-    _judge(targets, x + n * _ITEM, stride, drawn_actions, n, n, chunks)
-    _judge(critics, x, stride, actions, 0, n, chunks)
+    _actions_in(x, stride, actor[0].inputs, len(drawn_actions))[:, n : 2 * n] = drawn_actions[:, n:]
+    _run(targets, x + n * _ITEM, stride, n, chunks)
+    _run(critics, x, stride, n, chunks)
     # Each critic's loss is half of its mean squared error.
     loss = regress(
         _output(critics), _output(targets), log_prob[n:], np.float32(ent_coef), rewards, dones, discounts, 1.0,
         _output_gradient(critics),
     )  # fmt: skip
-    _differentiate(critics, x, stride, actions, n, chunks)
+    _differentiate(critics, x, stride, n, chunks)
     return loss, float(log_prob[:n].mean())
 
 
@@ -258,7 +257,7 @@ def sac_actor(
 
     :param actor: the actor's network, after the pass of :func:`sac_critics`
     :param critics: the critics'
-    :param x: address of the observations
+    :param x: address of the observations with the actions below them; those that were drawn are written here
     :param stride: elements between two rows of them
     :param noise: as there
     :param actions: the actions that were drawn there
@@ -267,12 +266,13 @@ def sac_actor(
     :return: the mean of the smaller of the critics' predictions
     """
     n = actions.shape[1] // 2
-    _judge(critics, x, stride, actions, 0, n, chunks)
+    _actions_in(x, stride, actor[0].inputs, len(actions))[:, :n] = actions[:, :n]
+    _run(critics, x, stride, n, chunks)
     height = ascend(_output(critics), _output_gradient(critics), n)
     d_actions = np.empty((len(actions), n), np.float32)
-    _differentiate_actions(critics, x, stride, actions, d_actions, chunks)
+    _differentiate_actions(critics, x, stride, d_actions, chunks)
     unsquash(_output(actor), noise, actions, d_actions, np.float32(ent_coef / n), _output_gradient(actor))
-    _differentiate(actor, x, stride, actions[:0], n, chunks)
+    _differentiate(actor, x, stride, n, chunks)
     return height
 
 
@@ -295,31 +295,33 @@ def td3_critics(
     :param target_actor: the target actor's network, prepared for ``n`` columns
     :param critics: the critics'
     :param targets: the target critics'
-    :param x: address of observations and next observations, ``(features, 2 * n)``
+    :param x: address of observations and next observations with the actions below them, ``(inputs, 2 * n)``; those
+        that follow are written here
     :param stride: elements between two rows of them
-    :param batch: actions ``(action dimensions, n)``, rewards, dones, discounts: see :func:`regress`
+    :param batch: rewards, dones, discounts: see :func:`regress`
     :param noise: what is added to the next actions, ``(n, action dimensions)``
     :param clip: the largest amount of it
     :param chunks: threads
     :return: the sum of the critics' mean squared errors
     """
-    actions, rewards, dones, discounts = batch
-    n, following = actions.shape[1], x + actions.shape[1] * _ITEM
+    rewards, dones, discounts = batch
+    n, most = rewards.shape[1], np.float32(clip)
+    following = x + n * _ITEM
     _run(target_actor, following, stride, n, chunks)
-    next_actions, most = np.empty_like(actions), np.float32(clip)
-    _squash_only(_output(target_actor), next_actions)
+    actions = _actions_in(following, stride, target_actor[0].inputs, noise.shape[1])[:, :n]
+    _squash_only(_output(target_actor), actions)
     for i in range(len(actions)):
         for b in range(n):
-            action = next_actions[i, b] + min(max(noise[b, i], -most), most)
+            action = actions[i, b] + min(max(noise[b, i], -most), most)
             action = -_ONE if action < -_ONE else action  # a NaN stays
-            next_actions[i, b] = _ONE if action > _ONE else action
-    _judge(targets, following, stride, next_actions, 0, n, chunks)
-    _judge(critics, x, stride, actions, 0, n, chunks)
+            actions[i, b] = _ONE if action > _ONE else action
+    _run(targets, following, stride, n, chunks)
+    _run(critics, x, stride, n, chunks)
     loss = regress(
         _output(critics), _output(targets), rewards[0], np.float32(0), rewards, dones, discounts, 2.0,
         _output_gradient(critics),
     )  # fmt: skip
-    _differentiate(critics, x, stride, actions, n, chunks)
+    _differentiate(critics, x, stride, n, chunks)
     return loss
 
 
@@ -330,7 +332,8 @@ def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: i
 
     :param actor: the actor's network, prepared for ``n`` columns
     :param critic: the first critic's
-    :param x: address of the observations, ``(features, at least n)``
+    :param x: address of the observations with the actions below them, ``(inputs, at least n)``; the actor's are written
+        here
     :param stride: elements between two rows of them
     :param n_actions: action dimensions
     :param n: columns of the batch
@@ -338,16 +341,16 @@ def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: i
     :return: the mean prediction
     """
     _run(actor, x, stride, n, chunks)
-    actions, d_actions = np.empty((n_actions, n), np.float32), np.empty((n_actions, n), np.float32)
-    _squash_only(_output(actor), actions)
-    _judge(critic, x, stride, actions, 0, n, chunks)
+    actions, d_actions = _actions_in(x, stride, actor[0].inputs, n_actions), np.empty((n_actions, n), np.float32)
+    _squash_only(_output(actor), actions[:, :n])
+    _run(critic, x, stride, n, chunks)
     height = ascend(_output(critic), _output_gradient(critic), n)
-    _differentiate_actions(critic, x, stride, actions, d_actions, chunks)
+    _differentiate_actions(critic, x, stride, d_actions, chunks)
     gradient = _output_gradient(actor)
     for i in range(n_actions):
         for b in range(n):
             gradient[i, b] = d_actions[i, b] * (_ONE - actions[i, b] * actions[i, b])
-    _differentiate(actor, x, stride, actions[:0], n, chunks)
+    _differentiate(actor, x, stride, n, chunks)
     return height
 
 

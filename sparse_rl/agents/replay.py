@@ -162,7 +162,7 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         )
 
     def feature_major(
-        self, indices: NDArray[np.int64], copies: NDArray[np.int64], env: VecNormalize | None = None
+        self, indices: NDArray[np.int64], copies: NDArray[np.int64], env: VecNormalize | None = None, spare: int = 0
     ) -> NDArray[np.float32]:
         """
         Give observations and next observations of transitions.
@@ -170,30 +170,32 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         :param indices: which transitions, ``(batch,)``
         :param copies: of which environment, ``(batch,)``
         :param env: normalizes them
-        :return: of shape ``(features, 2 * batch)`` with contiguous rows, observations first
+        :param spare: rows below them, for the caller
+        :return: of shape ``(features + spare, 2 * batch)`` with contiguous rows, observations first
         """
-        observations = self._with_noise(indices * self.n_envs + copies)
+        shown = self._with_noise(indices * self.n_envs + copies, spare)
         if env is not None:
+            observations = shown[: self.n_features]
             normalized = self._normalize_obs(observations.T, env)
             assert isinstance(normalized, np.ndarray)
             observations[:] = normalized.T
-        return observations
+        return shown
 
-    def _with_noise(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give observations and next observations ``(features, 2 * batch)`` of the transitions in rows of memory."""
+    def _with_noise(self, rows: NDArray[np.int64], spare: int = 0) -> NDArray[np.float32]:
+        """Give observations and next observations of the transitions in rows of memory: see :meth:`feature_major`."""
         follow_torch()  # the kernels below do not know PyTorch
         n_real, n_columns = self.noise_model.n_real, 2 * len(rows)
-        memory = empty_rows(self.n_features, n_columns)
+        memory = empty_rows(self.n_features + spare, n_columns)
         before, after = (stored.reshape(-1, n_real) for stored in (self.observations, self.next_observations))
         gather(before, after, rows, memory[:n_real])
         # The columns between the rows get noise too: the generator wants one contiguous array.
-        self._draw_noise(rows, memory[n_real:])
+        self._draw_noise(rows, memory[n_real : self.n_features])
         if self.permutation_seed is not None:
             phases, which = np.unique(self._phases(rows), return_inverse=True)
             if phases.any():
                 orders = [_permutation(self.permutation_seed, int(phase), self.n_features) for phase in phases]
-                shown = empty_rows(self.n_features, n_columns)
-                reorder(memory, np.stack(orders), np.tile(which, 2), shown)
+                shown = empty_rows(self.n_features + spare, n_columns)
+                reorder(memory, np.stack(orders), np.tile(which, 2), shown[: self.n_features])
                 memory = shown
         return memory[:, :n_columns]
 

@@ -9,7 +9,6 @@ import stable_baselines3
 import torch as th
 from numpy.typing import NDArray
 
-from sparse_rl.agents.batches import sample
 from sparse_rl.agents.learner import FastLearner
 from sparse_rl.agents.networks import (
     action_bounds,
@@ -110,26 +109,25 @@ class SAC(FastLearner, stable_baselines3.SAC):
 
     def _take_gradient_step(self, fast: _Fast, n: int, step: int, threads: int) -> dict[str, float]:
         """Update actor, critics and entropy coefficient once, and give the losses."""
-        assert self.replay_buffer is not None
-        batch = sample(self.replay_buffer, n, self._vec_normalize_env, self.gamma)
-        n_features, n_actions = len(batch.observations), len(batch.actions)
+        batch = self._sample(n, fast.critics.in_features)
+        n_features, n_actions = fast.actor.in_features, batch.n_actions
         noise = th.empty(2 * n, n_actions)
         noise[:n].normal_()
         noise[n:].normal_()
         # One pass of the actor for both; what is said about the next observations is not differentiated.
-        actor = fast.actor.prepare([n_features], 2 * n).table
-        critics = fast.critics.prepare([n_features, n_actions], n).table
-        targets = fast.targets.prepare([n_features, n_actions], n, remember=False).table
+        actor = fast.actor.prepare(2 * n, first=n_features).table
+        critics = fast.critics.prepare(n, first=n_features).table
+        targets = fast.targets.prepare(n, remember=False).table
         place, draws = batch.place, noise.numpy()
         drawn, log_prob = np.empty((n_actions, 2 * n), np.float32), np.empty(2 * n, np.float32)
         coefficient = self._ent_coef()
 
         critic_loss, mean_log_prob = sac_critics(
-            actor, critics, targets, *place, batch[1:], draws, (drawn, log_prob), coefficient, threads
+            actor, critics, targets, *place, batch[2:], draws, (drawn, log_prob), coefficient, threads
         )
         losses = self._update_ent_coef(fast, mean_log_prob, coefficient)
         fast.critic_optimizer.step()
-        critics = fast.critics.prepare([n_features, n_actions], n).table
+        critics = fast.critics.prepare(n, first=n_features).table
         height = sac_actor(actor, critics, *place, draws, drawn, coefficient, threads)
         fast.actor_optimizer.step()
         if step % self.target_update_interval == 0:

@@ -9,7 +9,6 @@ import torch as th
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_rl.agents.batches import sample
 from sparse_rl.agents.learner import FastLearner
 from sparse_rl.agents.networks import action_bounds, have_parameters_of_their_own, layers_of, parts_of, runs_fast
 from sparse_rl.agents.optimizers import FastAdam, Following
@@ -106,23 +105,22 @@ class TD3(FastLearner, stable_baselines3.TD3):
         self, fast: _Fast, n: int, is_actors_turn: bool, threads: int
     ) -> tuple[float | None, float]:
         """Update the critics and perhaps the actor and the targets once, and give actor's and critics' loss."""
-        assert self.replay_buffer is not None
-        batch = sample(self.replay_buffer, n, self._vec_normalize_env, self.gamma)
-        n_features, n_actions = len(batch.observations), len(batch.actions)
+        batch = self._sample(n, fast.critics.in_features)
+        n_features, n_actions = fast.actor.in_features, batch.n_actions
         noise = th.empty(n, n_actions).normal_(0, self.target_policy_noise)
-        target_actor = fast.target_actor.prepare([n_features], n, remember=False).table
-        critics = fast.critics.prepare([n_features, n_actions], n).table
-        targets = fast.targets.prepare([n_features, n_actions], n, remember=False).table
+        target_actor = fast.target_actor.prepare(n, remember=False).table
+        critics = fast.critics.prepare(n, first=fast.critics.in_features).table
+        targets = fast.targets.prepare(n, remember=False).table
         place = batch.place
 
         critic_loss = td3_critics(
-            target_actor, critics, targets, *place, batch[1:], noise.numpy(), self.target_noise_clip, threads
+            target_actor, critics, targets, *place, batch[2:], noise.numpy(), self.target_noise_clip, threads
         )
         fast.critic_optimizer.step()
         if not is_actors_turn:
             return None, critic_loss
-        actor = fast.actor.prepare([n_features], n).table
-        first_critic = fast.first_critic.prepare([n_features, n_actions], n).table
+        actor = fast.actor.prepare(n, first=n_features).table
+        first_critic = fast.first_critic.prepare(n, first=n_features).table
         height = td3_actor(actor, first_critic, *place, n_actions, n, threads)
         fast.actor_optimizer.step()
         fast.critic_following.step(self.tau)

@@ -43,28 +43,24 @@ def _finish(zero: Any, accumulator: Any, result: Any, i: int, entry: int) -> Non
 
 
 @njit
-def _start(zero: Any, bias: Any, accumulate: bool, result: Any, i: int, entry: int) -> Any:
-    if accumulate:
-        return load(zero, result[0], i * result[1] + entry)
+def _start(zero: Any, bias: Any, i: int) -> Any:
     return fill(zero, bias[i]) if bias.size > 0 else zero
 
 
 @njit
-def _multiply_strips(
-    zero: Any, matrix: Any, activations: Any, result: Any, rows: Any, entry: int, stop: int, accumulate: bool
-) -> int:
+def _multiply_strips(zero: Any, matrix: Any, activations: Any, result: Any, rows: Any, entry: int, stop: int) -> int:
     """Compute some rows of the result for as many whole strips of the batch as fit, of the width of ``zero``."""
     w, row_stride, column_stride, bias = matrix
     x, x_stride, n_inputs = activations
     while entry + lanes_of(zero) <= stop:
         i = rows[0]
         while i + 6 <= rows[1]:  # six rows share the loads of the activations
-            a0 = _start(zero, bias, accumulate, result, i + 0, entry)
-            a1 = _start(zero, bias, accumulate, result, i + 1, entry)
-            a2 = _start(zero, bias, accumulate, result, i + 2, entry)
-            a3 = _start(zero, bias, accumulate, result, i + 3, entry)
-            a4 = _start(zero, bias, accumulate, result, i + 4, entry)
-            a5 = _start(zero, bias, accumulate, result, i + 5, entry)
+            a0 = _start(zero, bias, i + 0)
+            a1 = _start(zero, bias, i + 1)
+            a2 = _start(zero, bias, i + 2)
+            a3 = _start(zero, bias, i + 3)
+            a4 = _start(zero, bias, i + 4)
+            a5 = _start(zero, bias, i + 5)
             p = i * row_stride
             for j in range(n_inputs):
                 v = load(zero, x, j * x_stride + entry)
@@ -83,7 +79,7 @@ def _multiply_strips(
             _finish(zero, a5, result, i + 5, entry)
             i += 6
         while i < rows[1]:
-            a0 = _start(zero, bias, accumulate, result, i, entry)
+            a0 = _start(zero, bias, i)
             p = i * row_stride
             for j in range(n_inputs):
                 a0 = multiply_add(load_scalar(zero, w, p), load(zero, x, j * x_stride + entry), a0)
@@ -109,14 +105,13 @@ def multiply(
     y_stride: int,
     n_rows: int,
     n_batch: int,
-    accumulate: bool,
     relu: bool,
     mask: int,
     mask_stride: int,
     chunks: int,
 ) -> None:
     """
-    Multiply a matrix with activations: ``y = [relu](bias + W x)``, or ``y = [relu](y + W x)``.
+    Multiply a matrix with activations: ``y = [relu](bias + W x)``.
 
     :param w: address of the matrix, or of the first of several of the same shape, each with inputs of its own
     :param row_stride: elements between two rows of it
@@ -131,7 +126,6 @@ def multiply(
     :param y_stride: elements between two rows of it
     :param n_rows: rows of a matrix
     :param n_batch: columns of activations and result
-    :param accumulate: add to what the result holds already, instead of to the bias
     :param relu: clip negative results to zero; a NaN stays
     :param mask: address of activations; where they are zero or negative, so is the result. 0 for none
     :param mask_stride: elements between two rows of them
@@ -151,13 +145,13 @@ def multiply(
         activations = (x + group * n_inputs * x_stride * size, x_stride, n_inputs)
         shown = mask + group * n_rows * mask_stride * size if mask != 0 else 0
         result = (y + group * n_rows * y_stride * size, y_stride, relu, shown, mask_stride)
-        entry = _multiply_strips(block(bias), matrix, activations, result, rows, entry, stop, accumulate)
-        entry = _multiply_strips(narrow(bias), matrix, activations, result, rows, entry, stop, accumulate)
+        entry = _multiply_strips(block(bias), matrix, activations, result, rows, entry, stop)
+        entry = _multiply_strips(narrow(bias), matrix, activations, result, rows, entry, stop)
         tail = stop - lanes_of(narrow(bias))
-        if entry < stop and tail >= 0 and not accumulate:
+        if entry < stop and tail >= 0:
             # What is left is too narrow for a vector: compute some of the entries before once more.
-            entry = _multiply_strips(narrow(bias), matrix, activations, result, rows, tail, stop, accumulate)
-        _multiply_strips(single(bias), matrix, activations, result, rows, entry, stop, accumulate)
+            entry = _multiply_strips(narrow(bias), matrix, activations, result, rows, tail, stop)
+        _multiply_strips(single(bias), matrix, activations, result, rows, entry, stop)
 
 
 @cached_njit()

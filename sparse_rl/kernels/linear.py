@@ -153,14 +153,15 @@ def sddmm(dy: Tensor, inputs: Sequence[Tensor], out: Tensor, patterns: Sequence[
     """
     if dy.shape[1] == 0:
         return out.zero_()
-    threads = follow_torch()
+    threads, no_bias = follow_torch(), out[:0].numpy()
     dy = with_contiguous_rows(dy)
     for pattern, x in zip(patterns, inputs, strict=True):
         _check(pattern, x, dy)
         x = with_contiguous_rows(x)
         sparse.sample(
             pattern.pointers, pattern.columns, pattern.offset, pattern.groups,
-            dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0), x.shape[0], x.shape[1], out.numpy(), threads,
+            dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0), x.shape[0], x.shape[1],
+            out.numpy(), no_bias, threads,
         )  # fmt: skip
     return out
 

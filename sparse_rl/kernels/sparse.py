@@ -166,13 +166,16 @@ def multiply_vector(
 def _sample_strips(
     zero: Any, matrix: Any, gradient: Any, activations: Any, position: Any, entry: int, stop: int
 ) -> int:
-    """Add to the gradients of one row's weights in one tile what whole strips of the batch contribute."""
-    columns, dvalues = matrix
+    """Add to the gradients of one row's bias and weights in one tile what whole strips of the batch contribute."""
+    columns, dvalues, dbias = matrix
     dy, dy_stride = gradient
     x, x_stride, first_input = activations
     i, begin, end = position
     while entry + lanes_of(zero) <= stop:
         row = load(zero, dy, i * dy_stride + entry)
+        if i < dbias.size:
+            total = dot(fill(zero, 1), dy, i * dy_stride + entry)
+            dbias[i] = total if entry == 0 else dbias[i] + total
         for p in range(np.uint64(begin), np.uint64(end)):
             product = dot(row, x, (columns[p] + first_input) * x_stride + entry)
             dvalues[p] = product if entry == 0 else dvalues[p] + product
@@ -193,10 +196,13 @@ def sample(
     n_inputs: int,
     n_batch: int,
     dvalues: Floats,
+    dbias: Floats,
     chunks: int,
 ) -> None:
     """
-    Compute the gradient of the active weights, a dense product sampled where they are: ``dvalues[p] = dy[i] . x[j]``.
+    Compute the gradient of bias and active weights, the latter a dense product sampled where they are.
+
+    That is ``dvalues[p] = dy[i] . x[j]`` for the active weight ``p`` in row ``i`` and column ``j``.
 
     :param pointers: where each row's active weights in each tile of features begin, int32 ``(tiles + 1, rows)``
     :param columns: input feature of each active weight, int32 ``(active,)``
@@ -209,13 +215,15 @@ def sample(
     :param n_inputs: how many rows they have
     :param n_batch: how many columns both have
     :param dvalues: the result, ``(active,)``; entries of other blocks of features are left alone
+    :param dbias: the gradient of the bias, ``(rows,)``; empty for none
     :param chunks: into how many pieces of work the rows are cut
     """
     n_rows = pointers.shape[1]
     group_rows, group_inputs = n_rows // groups, n_inputs // groups
-    matrix, gradient = (columns, dvalues), (dy, dy_stride)
+    gradient = (dy, dy_stride)
     for chunk in prange(chunks):
         for tile in range(pointers.shape[0] - 1):
+            matrix = (columns, dvalues, dbias if tile == 0 else dbias[:0])
             for i in range(n_rows * chunk // chunks, n_rows * (chunk + 1) // chunks):
                 position = (i, pointers[tile, i], pointers[tile + 1, i])
                 activations = (x, x_stride, i // group_rows * group_inputs - first_input)

@@ -117,16 +117,16 @@ class Level:
     def _expected_weights(self) -> int:
         return self.rows * self.in_features
 
-    def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
+    def describe(self, level: Any, first: int) -> list[Any]:
         """
         Fill in the description of this level for the compiled passes.
 
         :param level: a record of :data:`sparse_rl.kernels.LEVEL`
-        :param widths: features of each block of inputs
+        :param first: the first of the inputs whose gradient is wanted; their number for none
         :return: what has to be kept as long as the description is used
         """
         level["groups"], level["rows"], level["inputs"] = self.groups, self.rows, self.in_features
-        level["width0"], level["width1"] = widths[0], widths[1] if len(widths) > 1 else 0
+        level["first"] = first
         weights, *bias = self.stacks
         for stack, size in zip(self.stacks, (self._expected_weights(), self.rows), strict=False):
             if stack.tensor.numel() != size:  # a pass would read out of bounds
@@ -140,9 +140,9 @@ class Level:
             level["d_bias"] = bias[0].gradient.data_ptr() if bias[0].requires_grad else 0
         return [each for stack in self.stacks for each in (stack.tensor, stack.gradient)]
 
-    def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
+    def scratch(self, batch: int) -> torch.Tensor:
         """Reserve the memory that a backward pass works in: the transposed inputs of a layer."""
-        return kernels.empty_activations(batch, max(widths), self.stacks[0].tensor)
+        return kernels.empty_activations(batch, self.in_features, self.stacks[0].tensor)
 
 
 class SparseLevel(Level):
@@ -168,12 +168,11 @@ class SparseLevel(Level):
             self._topologies, self._changes = topologies, self._changes + 1
         return super().follow() + self._changes
 
-    def describe(self, level: Any, widths: Sequence[int]) -> list[Any]:
+    def describe(self, level: Any, first: int) -> list[Any]:
         """Fill in the description of this level for the compiled passes: see :meth:`Level.describe`."""
-        kept = super().describe(level, widths)
+        kept = super().describe(level, first)
         # Here, because pruning and growth change the density, and with it what is faster.
-        describe = self._describe_active if self._is_sparse else self._describe_scattered
-        return [*kept, *describe(level, widths)]
+        return [*kept, *(self._describe_active(level, first) if self._is_sparse else self._describe_scattered(level))]
 
     def _expected_weights(self) -> int:
         return sum(topology.active for topology in self._topologies)
@@ -182,23 +181,25 @@ class SparseLevel(Level):
     def _is_sparse(self) -> bool:
         return self._layers[0].chosen_kernel == "numba"
 
-    def _describe_active(self, level: Any, widths: Sequence[int]) -> list[Any]:
+    def _describe_active(self, level: Any, first: int) -> list[Any]:
         """Say where the active weights are, which are all that is touched."""
         lengths = torch.cat([topology.row_ptr.diff() for topology in self._topologies])
         row_ptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         columns = torch.cat([topology.columns for topology in self._topologies])
-        patterns = kernels.split(row_ptr, columns, self.in_features, widths, self.groups)
-        level["is_sparse"], level["columns"] = 1, _address(patterns[0].columns)
-        for index, pattern in enumerate(patterns):
-            transposed, order = pattern.transposed
-            fields = {"pointers": _address(pattern.pointers), "tiles": len(pattern.pointers) - 1}
-            fields |= {"t_pointers": _address(transposed.pointers), "t_tiles": len(transposed.pointers) - 1}
-            fields |= {"t_columns": _address(transposed.columns), "t_order": _address(order), "t_active": order.size}
-            for name, value in fields.items():
-                level[f"{name}{index}"] = value
-        return [patterns]
+        n_inputs = self.in_features
+        (pattern,) = kernels.split(row_ptr, columns, n_inputs, [n_inputs], self.groups)
+        level["is_sparse"], level["columns"] = 1, _address(pattern.columns)
+        level["pointers"], level["tiles"] = _address(pattern.pointers), len(pattern.pointers) - 1
+        if first == n_inputs:
+            return [pattern]
+        *_, wanted = kernels.split(row_ptr, columns, n_inputs, [first, n_inputs - first], self.groups)
+        transposed, order = wanted.transposed
+        level["t_pointers"], level["t_tiles"] = _address(transposed.pointers), len(transposed.pointers) - 1
+        level["t_columns"], level["t_order"] = _address(transposed.columns), _address(order)
+        level["t_active"] = order.size
+        return [pattern, transposed, order]
 
-    def _describe_scattered(self, level: Any, widths: Sequence[int]) -> list[Any]:
+    def _describe_scattered(self, level: Any) -> list[Any]:
         """Say how to scatter the active weights into a dense matrix, which is then computed as such."""
         dense = torch.zeros(self.rows * self.in_features, dtype=self.stacks[0].tensor.dtype)
         gradient = torch.empty_like(dense)
@@ -210,9 +211,9 @@ class SparseLevel(Level):
         level["d_values"] = gradient.data_ptr() if level["d_values"] else 0
         return [dense, gradient, positions]
 
-    def scratch(self, widths: Sequence[int], batch: int) -> torch.Tensor:
+    def scratch(self, batch: int) -> torch.Tensor:
         """Reserve the memory that a backward pass works in: the weights in the order of the transposed matrix."""
-        return torch.empty_like(self.stacks[0].tensor) if self._is_sparse else super().scratch(widths, batch)
+        return torch.empty_like(self.stacks[0].tensor) if self._is_sparse else super().scratch(batch)
 
 
 def make_level(layers: Sequence[nn.Module], shares_input: bool) -> Level:

@@ -57,7 +57,7 @@ class FeatureMajorMLP:
         self._seen: object = None
         self._version, self._shown = -1, -1
         self._is_steady = False
-        self._remembered: tuple[int, Program, Sequence[Tensor]] | None = None
+        self._remembered: tuple[int, Program, Tensor] | None = None
 
     @staticmethod
     def supports(*networks: Sequence[nn.Module], heads: Sequence[nn.Module] = ()) -> bool:
@@ -90,26 +90,37 @@ class FeatureMajorMLP:
         return self._dtype
 
     @property
+    def in_features(self) -> int:
+        """The number of inputs."""
+        return self._levels[0].in_features
+
+    @property
     def stacks(self) -> list[Stack]:
         """All parameters, those of a level's layers as one tensor."""
         return self._stacks
 
     @torch.no_grad()
-    def forward(self, *inputs: Tensor, remember: bool = True) -> Tensor:
+    def forward(self, x: Tensor, remember: bool = True, first: int = 0) -> Tensor:
         """
         Compute the output.
 
-        :param inputs: one or two blocks of input features, each of shape ``(width, batch)``
+        :param x: inputs, of shape ``(in_features, batch)``
         :param remember: keep the activations for :meth:`backward`
+        :param first: the first of the inputs whose gradient :meth:`input_gradient` will be asked for
         :return: tensor of shape ``(out_features, batch)``; the outputs of several networks, or heads, follow each other
-        :raises ValueError: if the blocks have several batch sizes, or their widths do not add up
+        :raises ValueError: if the inputs have another shape or type
         """
-        inputs = tuple(kernels.with_contiguous_rows(x) for x in inputs)
-        self._check(inputs)
-        program = self.prepare([x.shape[0] for x in inputs], inputs[0].shape[1], remember)
-        output = program.run_forward(inputs)
+        # What the compiled passes rely on: with another shape they would read out of bounds.
+        if x.dim() != 2 or len(x) != self.in_features or x.dtype != self._dtype or x.device.type != "cpu":
+            raise ValueError(
+                f"Expected inputs of shape ({self.in_features}, batch), {self._dtype}, on the CPU, "
+                f"not of shape {tuple(x.shape)}, {x.dtype}, on {x.device}."
+            )
+        x = kernels.with_contiguous_rows(x)
+        program = self.prepare(x.shape[1], remember, first)
+        output = program.run_forward(x)
         if remember:
-            self._remembered = self._version, program, inputs
+            self._remembered = self._version, program, x
         return output
 
     @torch.no_grad()
@@ -123,24 +134,21 @@ class FeatureMajorMLP:
             batch, it is for the first of its columns, and the others do not count
         :raises ValueError: if it has another shape, or there was no such pass
         """
-        program, inputs = self._last_pass()
-        program.run_backward(dy, inputs, parameters=True, block=None)
+        program, x = self._last_pass()
+        program.run_backward(dy, x, parameters=True)
         self.show_gradients()
 
     @torch.no_grad()
-    def input_gradient(self, dy: Tensor, block: int = 0) -> Tensor:
+    def input_gradient(self, dy: Tensor) -> Tensor:
         """
-        Compute the gradient of one input block, at the last remembered forward pass, and no other.
+        Compute the gradient of the inputs, at the last remembered forward pass, and no other.
 
         :param dy: gradient of the output, as for :meth:`backward`
-        :param block: which of the inputs
-        :return: tensor of shape ``(width, batch)``: the sum over all networks
+        :return: tensor of shape ``(in_features - first, batch)``: the sum over all networks
         :raises ValueError: if ``dy`` has another shape, or there was no such pass
         """
-        program, inputs = self._last_pass()
-        gradient = program.run_backward(dy, inputs, parameters=False, block=block)
-        assert gradient is not None
-        return gradient
+        program, x = self._last_pass()
+        return program.run_backward(dy, x, parameters=False)
 
     def show_gradients(self) -> None:
         """Let the parameters' ``.grad`` be what the last backward pass wrote."""
@@ -178,50 +186,39 @@ class FeatureMajorMLP:
             [id(layer.topology) for layer in self._sparse_layers],  # levels keep theirs: no other takes its id
         )
 
-    def _last_pass(self) -> tuple["Program", Sequence[Tensor]]:
+    def _last_pass(self) -> tuple["Program", Tensor]:
         if self._remembered is None:
             raise ValueError("There is no forward pass to differentiate.")
         if not self._is_steady:
             self.follow()
-        version, program, inputs = self._remembered
+        version, program, x = self._remembered
         if version != self._version:
             raise ValueError(
                 "Parameters or topologies have changed since the forward pass: it cannot be differentiated."
             )
-        return program, inputs
+        return program, x
 
-    def prepare(self, widths: Sequence[int], batch: int, remember: bool = True) -> "Program":
+    def prepare(self, batch: int, remember: bool = True, first: int = 0) -> "Program":
         """
         Describe a pass for compiled code: the description holds until parameters move or a topology changes.
 
-        :param widths: features of one or two blocks of inputs
         :param batch: columns of a batch
         :param remember: whether there may be a backward pass
+        :param first: the first of the inputs whose gradient it may ask for; :attr:`in_features` for none
         :return: the description, with the memory that the pass works in
-        :raises ValueError: if the widths do not add up
+        :raises ValueError: if there is no such input
         """
+        if not 0 <= first <= self.in_features:
+            raise ValueError(f"Expected a first input between 0 and {self.in_features}, not {first}.")
         if not self._is_steady:
             self.follow()
-        key = (batch, *widths, remember)
+        key = (batch, remember, first)
         program = self._programs.get(key)
         if program is None:
-            if sum(widths) != self._levels[0].in_features:  # a pass would read out of bounds
-                raise ValueError(f"Expected {self._levels[0].in_features} input features, not {sum(widths)}.")
             while len(self._programs) >= _MOST_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
-            program = self._programs[key] = Program(self._levels, self._has_relu, widths, batch, self._dtype, remember)
+            program = self._programs[key] = Program(self._levels, self._has_relu, batch, self._dtype, remember, first)
         return program
-
-    def _check(self, inputs: Sequence[Tensor]) -> None:
-        """Check what the compiled passes rely on: with other shapes they would read out of bounds."""
-        shapes = [tuple(x.shape) for x in inputs]
-        if len({x.shape[1] for x in inputs}) != 1:
-            raise ValueError(f"Expected blocks with one batch size, not {shapes}.")
-        if not 1 <= len(inputs) <= 2 or any(x.dtype != self._dtype or x.device.type != "cpu" for x in inputs):
-            raise ValueError(f"Expected one or two blocks of {self._dtype} on the CPU, not {list(inputs)}.")
-        n_inputs = self._levels[0].in_features
-        if sum(x.shape[0] for x in inputs) != n_inputs:
-            raise ValueError(f"Expected {n_inputs} input features, not blocks of shapes {shapes}.")
 
 
 class Program:
@@ -230,22 +227,22 @@ class Program:
 
     :param levels: the levels
     :param has_relu: which of them end with ReLU
-    :param widths: features of each block of inputs
     :param batch: columns of a batch
     :param dtype: of all numbers
     :param is_remembered: whether there may be a backward pass
+    :param first: the first of the inputs whose gradient it may ask for
     """
 
     def __init__(
         self,
         levels: Sequence[Level],
         has_relu: Sequence[bool],
-        widths: Sequence[int],
         batch: int,
         dtype: torch.dtype,
         is_remembered: bool,
+        first: int,
     ) -> None:
-        self._has_relu, self._widths, self._batch = has_relu, widths, batch
+        self._has_relu, self._batch, self._n_wanted = has_relu, batch, levels[0].in_features - first
         self._like = kernels.LIKE[dtype]
         kernels.start_threads()
         #: One record of :data:`sparse_rl.kernels.LEVEL` for each level.
@@ -254,13 +251,13 @@ class Program:
         some = torch.empty(0, dtype=dtype)
         for index, level in enumerate(levels):
             record = self.table[index]
-            inputs = widths if index == 0 else [level.in_features]
-            self._kept += level.describe(record, inputs)
+            wanted = first if index == 0 else 0
+            self._kept += level.describe(record, wanted if is_remembered else level.in_features)
             record["relu"] = has_relu[index]
             self._output = self._reserve(record, "out", kernels.empty_activations(level.rows, batch, some))
             if is_remembered:
                 self._d_output = self._reserve(record, "d_out", kernels.empty_activations(level.rows, batch, some))
-                scratch = level.scratch(inputs, batch)
+                scratch = level.scratch(batch)
                 record["scratch"] = scratch.data_ptr()
                 self._kept.append(scratch)
 
@@ -269,53 +266,43 @@ class Program:
         self._kept.append(activations)
         return activations
 
-    def run_forward(self, inputs: Sequence[Tensor]) -> Tensor:
+    def run_forward(self, x: Tensor) -> Tensor:
         """
         Compute the output.
 
-        :param inputs: the blocks of inputs
+        :param x: the inputs
         :return: a copy of the output
         """
         threads = 1 if self._batch == 1 else kernels.follow_torch()
-        kernels.forward(self.table, *_addresses(inputs), self._batch, threads, self._like)
+        kernels.forward(self.table, x.data_ptr(), x.stride(0), self._batch, threads, self._like)
         return self._output.clone()  # the next pass writes over it
 
-    def run_backward(self, dy: Tensor, inputs: Sequence[Tensor], parameters: bool, block: int | None) -> Tensor | None:
+    def run_backward(self, dy: Tensor, x: Tensor, parameters: bool) -> Tensor:
         """
-        Compute gradients.
+        Compute gradients: those of the parameters, or that of the inputs.
 
         :param dy: gradient of the output
-        :param inputs: the blocks of inputs of the last forward pass
+        :param x: the inputs of the last forward pass
         :param parameters: whether to write those of the parameters
-        :param block: of which block of inputs to compute one; ``None`` for none
-        :return: the gradient of that block
-        :raises ValueError: if ``dy`` has another shape, or there is no such block
+        :return: the gradient of the inputs; without any rows if those of the parameters are written
+        :raises ValueError: if ``dy`` has another shape
         """
         if dy.shape[0] != len(self._output) or dy.shape[1] > self._batch:
             raise ValueError(
                 f"Expected the gradient of an output of shape {tuple(self._output.shape)}, "
                 f"not one of shape {tuple(dy.shape)}."
             )
-        if block is not None and not 0 <= block < len(self._widths):
-            raise ValueError(
-                f"There are {len(self._widths)} blocks of inputs, so there is no gradient of block {block}."
-            )
         batch = dy.shape[1]
         d_output = self._d_output[:, :batch]
         d_output.copy_(dy)
         if self._has_relu[-1]:
             d_output.mul_(self._output[:, :batch] > 0)
-        dx = None if block is None else kernels.empty_activations(self._widths[block], batch, d_output)
+        dx = kernels.empty_activations(0 if parameters else self._n_wanted, batch, d_output)
         kernels.backward(
-            self.table, *_addresses(inputs), batch, parameters, -1 if block is None else block,
-            0 if dx is None else dx.data_ptr(), 0 if dx is None else dx.stride(0), kernels.follow_torch(), self._like,
+            self.table, x.data_ptr(), x.stride(0), batch, parameters, 0 if parameters else dx.data_ptr(), dx.stride(0),
+            kernels.follow_torch(), self._like,
         )  # fmt: skip
         return dx
-
-
-def _addresses(inputs: Sequence[Tensor]) -> tuple[int, int, int, int]:
-    first, second = inputs[0], inputs[-1]
-    return first.data_ptr(), first.stride(0), second.data_ptr(), second.stride(0)
 
 
 def _is_supported(layer: nn.Module) -> bool:
