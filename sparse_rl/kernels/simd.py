@@ -218,12 +218,31 @@ def dot(typing_context: Any, vector: Any, address: Any, index: Any) -> Any:
             position = builder.add(index, ir.Constant(index.type, start))
             loaded = _load(context, builder, vector, address, position, lanes)
             sums[number % 2] = _multiply_add(builder, part, loaded, sums[number % 2])
-        total = builder.fadd(*sums) if vector.lanes > lanes else sums[0]
-        element = total.type.element
-        suffix = f"v{lanes}f{vector.element.bitwidth}"
-        declaration = ir.FunctionType(element, [element, total.type])
-        reduce = cgutils.get_or_insert_function(builder.module, declaration, f"llvm.vector.reduce.fadd.{suffix}")
-        # `reassoc` lets it add pairs instead of one lane after the other: an order that is fixed too.
-        return builder.call(reduce, [ir.Constant(element, -0.0), total], fastmath=("reassoc",))
+        return _reduce(builder, vector, builder.fadd(*sums) if vector.lanes > lanes else sums[0])
 
     return vector.element(vector, types.intp, types.intp), generate
+
+
+@_intrinsic
+def total(typing_context: Any, vector: Any) -> Any:
+    """Sum the lanes of a vector, in a fixed order."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = min(vector.lanes, _REGISTER * 8 // vector.element.bitwidth)
+        starts = range(0, vector.lanes, lanes)
+        parts = [_shuffle(builder, arguments[0], list(range(start, start + lanes))) for start in starts]
+        while len(parts) > 1:
+            parts = [builder.fadd(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+        return _reduce(builder, vector, parts[0])
+
+    return vector.element(vector), generate
+
+
+def _reduce(builder: Any, vector: Vector, value: Any) -> Any:
+    """Sum the lanes of one register."""
+    element, lanes = value.type.element, value.type.count
+    declaration = ir.FunctionType(element, [element, value.type])
+    name = f"llvm.vector.reduce.fadd.v{lanes}f{vector.element.bitwidth}"
+    reduce = cgutils.get_or_insert_function(builder.module, declaration, name)
+    # `reassoc` lets it add pairs instead of one lane after the other: an order that is fixed too.
+    return builder.call(reduce, [ir.Constant(element, -0.0), value], fastmath=("reassoc",))

@@ -31,6 +31,7 @@ from sparse_rl.kernels.simd import (
     narrow,
     single,
     store,
+    total,
     where_positive,
     wide,
     widest,
@@ -174,8 +175,7 @@ def _sample_strips(
     while entry + lanes_of(zero) <= stop:
         row = load(zero, dy, i * dy_stride + entry)
         if i < dbias.size:
-            total = dot(fill(zero, 1), dy, i * dy_stride + entry)
-            dbias[i] = total if entry == 0 else dbias[i] + total
+            dbias[i] = total(row) if entry == 0 else dbias[i] + total(row)
         for p in range(np.uint64(begin), np.uint64(end)):
             product = dot(row, x, (columns[p] + first_input) * x_stride + entry)
             dvalues[p] = product if entry == 0 else dvalues[p] + product
