@@ -62,6 +62,7 @@ def profile(learner: str, sparsity: float, distribution: str, steps: int, fill: 
     """Train for some steps with the clock on, and list the parts."""
     from _worker import Worker
 
+    from sparse_rl.agents import learner as common
     from sparse_rl.agents import sac, td3
     from sparse_rl.agents.optimizers import FastAdam, Following
 
@@ -81,7 +82,7 @@ def profile(learner: str, sparsity: float, distribution: str, steps: int, fill: 
         critic_work, actor_work = 2 * actor + critics + learn_critics, 2 * critics - first_of_critics + learn_actor
     else:  # the target actor; one critic judges the actor's actions
         critic_work, actor_work = actor + critics + learn_critics, actor + critics - first_of_critics / 2 + learn_actor
-    clock.watch(module, "sample", "sample a batch, noise included")
+    clock.watch(common, "sample", "sample a batch, noise included")
     clock.watch(module, f"{learner}_critics", "actions, targets, gradients of the critics", lambda *_: n * critic_work)
     clock.watch(module, f"{learner}_actor", "gradients of the actor, through the critics", lambda *_: n * actor_work)
     clock.watch(FastAdam, "step", "Adam")
