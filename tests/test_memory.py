@@ -5,10 +5,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sparse_rl.agents.build import learner_defaults, make_model, replay_footprint
 from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.dynamic_replay import (
+    DynamicObservedReplayBuffer,
+    DynamicRedrawnReplayBuffer,
+    DynamicReplayBuffer,
+)
 from sparse_rl.agents.memory import Footprint, available_memory, nbytes, size
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.training.vec_envs import make_vec_env
@@ -29,7 +34,9 @@ def hyperparameters(**changes):
         ("Hopper-noise90-permute50", {"replay": "redrawn"}, RedrawnReplayBuffer),
         ("Hopper-noise90", {}, ObservedReplayBuffer),
         ("Hopper-noise90-permute50", {}, ObservedReplayBuffer),
-        ("Hopper-noise90", {"n_steps": 3}, NStepReplayBuffer),
+        ("Hopper-noise90", {"n_steps": 3}, DynamicObservedReplayBuffer),
+        ("Hopper-noise90", {"n_steps": 3, "replay": "redrawn"}, DynamicRedrawnReplayBuffer),
+        ("Hopper-v5", {"dynamic_capacity": {}}, DynamicReplayBuffer),
         ("Hopper-noise90", {"optimize_memory_usage": True}, ReplayBuffer),
         ("Hopper-v5", {}, ReplayBuffer),
         ("Hopper-v5", {"replay_buffer_kwargs": {"handle_timeout_termination": False}}, ReplayBuffer),

@@ -16,7 +16,7 @@ from sparse_rl.training.cli import make_parser
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env
 
-METHODS = ["anf", "ds", "gmp", "ne", "rigl", "screened", "set", "static"]
+METHODS = ["anf", "ds", "gmp", "ne", "rigl", "rlx2", "screened", "set", "static"]
 ALGORITHMS = sorted([*(f"{method}-{learner}" for method in METHODS for learner in ("sac", "td3")), "sac", "td3"])
 
 
@@ -49,7 +49,7 @@ def test_every_recipe_builds_an_agent(algorithm: str, variant: str | None) -> No
             assert [layer.density for layer in layers.values()] == pytest.approx([0.2] * len(layers), abs=1e-3)
         targets = {name.partition(".")[0] for name in layers if "_target" in name}
         assert targets == ({"critic_target"} if "sac" in algorithm else {"actor_target", "critic_target"})
-    if variant == "paper" and algorithm != "ds-sac":
+    if variant == "paper" and algorithm not in ("ds-sac", "rlx2-sac", "rlx2-td3"):
         assert model.batch_size == 100
         optimizer: Any = model.actor.optimizer
         assert optimizer.param_groups[0]["weight_decay"] == 2e-4

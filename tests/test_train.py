@@ -103,7 +103,10 @@ def test_it_says_what_memory_the_replay_takes(run: Run) -> None:
     ("words", "line"),
     [
         ("--replay observed", "100 transitions of {env}, 6.4 kB (observed noise is regenerated, not stored)"),
-        ("--replay observed -params n_steps:2", "100 transitions of {env}, 33.6 kB (observed noise is stored)"),
+        (
+            "--replay observed -params n_steps:2",
+            "100 transitions of {env}, 6.4 kB (observed noise is regenerated, not stored)",
+        ),
         ("--env {env}-ar", "100 transitions of {env}-ar, 4.8 kB (noise is redrawn, not stored)"),
         (
             "--env {env}-ar --replay observed",
@@ -607,7 +610,7 @@ def test_a_damaged_agent_is_refused(
         ("-params policy_kwargs.activation_fn:Tan", "'Tanh'"),
         ("-params policy_kwargs.optimizer_kwargs.weigth_decay:1", "weigth_decay"),
         ("-params policy_kwargs.sparsity:0.5", "belongs at the top of a recipe"),
-        ("-params n_steps:3", "`--replay observed` only"),
+        ("-params optimize_memory_usage:true", "works with `--replay observed` only"),
         ("-params method.decay:cosine", "cosine decay needs"),
         ("-params gamma:{", "There is an error in 'gamma:{'"),
         ("-conf missing.yml", "The recipe file 'missing.yml' cannot be read"),

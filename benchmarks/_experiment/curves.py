@@ -44,6 +44,7 @@ class Curve:
     :param returns: mean return of the episodes, of shape ``(runs, evaluations)``
     :param seconds: wall-clock seconds, of the same shape; NaN where unknown
     :param weights: active weights of the networks; ``None`` if unknown
+    :param permute: environment steps after which features change places; ``None`` if they never do
     """
 
     agent: Agent
@@ -51,11 +52,17 @@ class Curve:
     returns: Array
     seconds: Array
     weights: int | None
+    permute: int | None = None
 
     @cached_property
     def clock(self) -> Array:
         """The runs' median wall-clock time of each evaluation, of shape ``(evaluations,)``."""
         return np.asarray(np.median(self.seconds, axis=0))
+
+    @property
+    def shifts(self) -> range:
+        """The environment steps at which features change places, as far as there are later evaluations."""
+        return range(self.permute, int(self.steps[-1]), self.permute) if self.permute and len(self.steps) else range(0)
 
     def scores(self, last: int) -> Array:
         """
@@ -135,4 +142,5 @@ def _curve(agent: Agent, runs: Sequence[dict[int, Row]]) -> Curve:
     table = [[run[step] for step in steps] for run in runs]
     returns = np.array([[row.return_mean for row in run] for run in table])
     seconds = np.array([[row.seconds for row in run] for run in table])
-    return Curve(agent, np.array(steps), returns, seconds, table[0][-1].weights if steps else None)
+    permute = EnvironmentId.parse(next(iter(runs[0].values())).environment).permute
+    return Curve(agent, np.array(steps), returns, seconds, table[0][-1].weights if steps else None, permute)

@@ -11,6 +11,7 @@ from matplotlib.ticker import EngFormatter
 
 from _experiment.curves import Curve, Panel, panels
 from _experiment.intervals import interval, iqm
+from _experiment.recovery import REGAINED, recoveries
 from _experiment.results import Row, replacing
 from sparse_rl.agents.checks import InputError
 from sparse_rl.names import unknown
@@ -34,7 +35,7 @@ def write_report(rows: Sequence[Row], folder: Path, targets: Sequence[float], la
     lines = [_explanation(last)]
     for environment, panel in shown.items():
         _check(environment, panel, last)
-        lines += [f"\n## {environment}\n", *_table(panel, targets, last)]
+        lines += [f"\n## {environment}\n", *_table(panel, targets, last), *_recovery(panel)]
         lines.append(f"\n![{environment}]({file_name(environment)}.png)")
     if reference is not None:
         lines += [f"\n## All environments, relative to {reference}\n", *_relative(shown, reference, last)]
@@ -80,6 +81,27 @@ def _table(panel: Panel, targets: Sequence[float], last: int) -> Iterator[str]:
         yield _line([*cells, *(_reached(curve, target) for target in targets)])
 
 
+def _recovery(panel: Panel) -> Iterator[str]:
+    """Tell for each shift how low returns fall, and how soon they are back; nothing where features never shift."""
+    found = [(agent, recovery) for agent, curve in panel.items() for recovery in recoveries(curve)]
+    if not found:
+        return
+    yield "\nAfter a shift of the features, medians over runs:\n"
+    yield _line(["agent", "shift at step", "return before", "lowest after", f"steps to {100 * REGAINED:g} % of it"])
+    yield "|---|---:|---:|---:|---:|"
+    for agent, recovery in found:
+        before, lowest = (f"{np.median(returns):,.0f}" for returns in (recovery.before, recovery.lowest))
+        yield _line([agent.label, f"{recovery.shift:,}", before, lowest, _regained(recovery.steps)])
+
+
+def _regained(steps: np.ndarray) -> str:
+    """Write the median number of steps; runs that had nothing to regain do not count, those that never do are last."""
+    counted = steps[~np.isnan(steps)]
+    if not counted.size:
+        return "nothing to regain"
+    return _median(counted, "not before the next")
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -100,12 +122,15 @@ def _seconds(value: float) -> str:
 def _reached(curve: Curve, target: float) -> str:
     """Write the median time to a return; runs that never have it count as slower than all others."""
     seconds = curve.seconds_to_reach(target)
-    reached, middle = int(np.sum(seconds < np.inf)), float(np.median(seconds))
-    if np.isnan(middle):
-        return "unknown"
+    return "unknown" if np.isnan(np.median(seconds)) else _median(seconds, "not reached")
+
+
+def _median(durations: np.ndarray, never: str) -> str:
+    """Write the median over runs, and how many of them got there if not all did: those that did not are infinite."""
+    reached, middle = int(np.sum(durations < np.inf)), float(np.median(durations))
     if middle == np.inf:
-        return f"only {reached} of {len(seconds)} runs" if reached else "not reached"
-    return _seconds(middle) + (f" ({reached} of {len(seconds)} runs)" if reached < len(seconds) else "")
+        return f"only {reached} of {len(durations)} runs" if reached else never
+    return f"{middle:,.0f}" + (f" ({reached} of {len(durations)} runs)" if reached < len(durations) else "")
 
 
 def _relative(shown: Mapping[str, Panel], reference: str, last: int) -> Iterator[str]:
@@ -139,6 +164,9 @@ def draw(environment: str, panel: Panel) -> Figure:
         color = colormaps["tab10"](kinds.index((agent.algorithm, agent.settings)) % 10)
         for axes, x in ((by_steps, curve.steps), (by_seconds, curve.clock)):
             _draw_curve(axes, x, curve, STYLES[agent.replay], color)
+    # Wall-clock time has none: there every run has its shifts at moments of its own.
+    for shift in sorted({shift for curve in panel.values() for shift in curve.shifts}):
+        by_steps.axvline(shift, color="0.6", linewidth=1, zorder=0)
     by_steps.set(xlabel="environment steps", ylabel="return", title=f"{environment}: IQM over runs, 95 % intervals")
     by_seconds.set(xlabel="wall-clock seconds, evaluations included", title="the same over time")
     for axes in (by_steps, by_seconds):

@@ -4,14 +4,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparse_rl.agents.dynamic_replay import DynamicReplayBuffer
     from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
+    from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
     from sparse_rl.agents.sac import SAC
     from sparse_rl.agents.td3 import TD3
 
-__all__ = ["SAC", "TD3", "ObservedReplayBuffer", "RedrawnReplayBuffer"]
+__all__ = [
+    "SAC",
+    "TD3",
+    "DynamicCapacityCallback",
+    "DynamicReplayBuffer",
+    "MultiStepCallback",
+    "ObservedReplayBuffer",
+    "RedrawnReplayBuffer",
+]
 
 # Found on first use (PEP 562): the command line reads recipes before it needs PyTorch.
-_LAZY = {"SAC": "sac", "TD3": "td3", "ObservedReplayBuffer": "replay", "RedrawnReplayBuffer": "replay"}
+_LAZY = {
+    "SAC": "sac",
+    "TD3": "td3",
+    "DynamicCapacityCallback": "replay_callbacks",
+    "DynamicReplayBuffer": "dynamic_replay",
+    "MultiStepCallback": "replay_callbacks",
+    "ObservedReplayBuffer": "replay",
+    "RedrawnReplayBuffer": "replay",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -59,7 +59,7 @@ def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamm
     copies = np.random.randint(0, high=buffer.n_envs, size=(batch_size,))
     n_actions = buffer.action_dim
     if isinstance(buffer, RedrawnReplayBuffer | ObservedReplayBuffer):
-        inputs = buffer.feature_major(indices, copies, env, n_actions)
+        inputs = buffer.feature_major(indices, copies, env, spare=n_actions)
     else:
         inputs = _gathered(buffer, indices * buffer.n_envs + copies)
     actions = inputs[-n_actions:, :batch_size]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -17,8 +18,14 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
 from sparse_rl.agents.checks import MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
+from sparse_rl.agents.dynamic_replay import (
+    DynamicObservedReplayBuffer,
+    DynamicRedrawnReplayBuffer,
+    DynamicReplayBuffer,
+)
 from sparse_rl.agents.memory import Footprint, nbytes
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
+from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.names import unknown
@@ -78,9 +85,14 @@ def in_gradient_steps(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """
     description = dict(hyperparameters["method"])
     for key in MOMENTS:
-        if 0 < description.get(key, 0) < 1:
-            description[key] = round(description[key] * gradient_steps_of(hyperparameters))
+        if key in description:
+            description[key] = _gradient_step(description[key], hyperparameters)
     return description
+
+
+def _gradient_step(moment: float, hyperparameters: Mapping[str, Any]) -> int:
+    """Turn a time in a run into a gradient step: below 1 it is a fraction of all."""
+    return round(moment * gradient_steps_of(hyperparameters)) if 0 < moment < 1 else int(moment)
 
 
 def gradient_steps_of(hyperparameters: Mapping[str, Any]) -> int:
@@ -127,8 +139,9 @@ def make_model(
     arguments["policy_kwargs"] |= {key: hyperparameters[key] for key in SPARSE_KEYS if key in hyperparameters}
     arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
     buffer_class, buffer_kwargs = choose_replay(hyperparameters, vec_env, seed)
-    if not issubclass(buffer_class, NStepReplayBuffer):  # which the learner finds by itself
-        arguments |= {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": buffer_kwargs}
+    arguments |= {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": buffer_kwargs}
+    if "n_steps" in arguments:
+        arguments["n_steps"] = 1  # the buffer knows it; Stable-Baselines3 would warn that it is ignored
     try:
         th.empty(1, device="cpu" if device == "auto" else device)
     except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
@@ -153,16 +166,39 @@ def choose_replay(
     """
     given = dict(hyperparameters.get("replay_buffer_kwargs") or {})
     n_steps = hyperparameters.get("n_steps", 1)
-    must_be_stock = n_steps > 1 or hyperparameters.get("optimize_memory_usage", False)
+    is_dynamic = n_steps > 1 or "dynamic_capacity" in hyperparameters
+    if is_dynamic:
+        given |= {"n_steps": n_steps, "gamma": hyperparameters["gamma"]}
+    shares_observations = hyperparameters.get("optimize_memory_usage", False)
     if hyperparameters["replay"] == "redrawn":
-        if must_be_stock:
-            raise InputError("n_steps and optimize_memory_usage work with `--replay observed` only.")
-        return RedrawnReplayBuffer, {**given, **RedrawnReplayBuffer.kwargs_for(vec_env, seed)}
-    if not must_be_stock and obstacle(vec_env) is None:
-        return ObservedReplayBuffer, {**given, **ObservedReplayBuffer.kwargs_for(vec_env)}
-    if n_steps > 1:
-        return NStepReplayBuffer, {**given, "n_steps": n_steps, "gamma": hyperparameters["gamma"]}
-    return ReplayBuffer, given
+        if shares_observations:
+            raise InputError("optimize_memory_usage works with `--replay observed` only.")
+        redrawn = DynamicRedrawnReplayBuffer if is_dynamic else RedrawnReplayBuffer
+        return redrawn, {**given, **redrawn.kwargs_for(vec_env, seed)}
+    if not shares_observations and obstacle(vec_env) is None:
+        observed = DynamicObservedReplayBuffer if is_dynamic else ObservedReplayBuffer
+        return observed, {**given, **observed.kwargs_for(vec_env)}
+    return DynamicReplayBuffer if is_dynamic else ReplayBuffer, given
+
+
+def replay_callbacks(hyperparameters: Mapping[str, Any]) -> list[BaseCallback]:
+    """
+    Make what changes the replay buffer while the agent learns.
+
+    :param hyperparameters: a complete recipe, checked already
+    :return: the callbacks, none for most recipes
+    :raises ValueError: if some hyperparameters do not fit together
+    """
+    callbacks: list[BaseCallback] = []
+    if hyperparameters.get("n_steps", 1) > 1 and "n_steps_delay" in hyperparameters:
+        delay = _gradient_step(hyperparameters["n_steps_delay"], hyperparameters)
+        callbacks.append(MultiStepCallback(hyperparameters["n_steps"], delay))
+    if "dynamic_capacity" in hyperparameters:
+        capacity = DynamicCapacityCallback(**hyperparameters["dynamic_capacity"])
+        n_envs = hyperparameters["n_envs"]
+        capacity.check(max(hyperparameters["buffer_size"] // n_envs, 1) * n_envs)
+        callbacks.append(capacity)
+    return callbacks
 
 
 def replay_footprint(hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> Footprint:

@@ -155,7 +155,9 @@ RUN_KEYS: Mapping[str, Check] = {
     "eval_episodes": _COUNT,
     "method": _MAPPING,
     "optimizer": lambda key, value: value if isinstance(value, str) else _MAPPING(key, value),
-    "screening": lambda key, value: _screening(key, value),
+    "screening": lambda key, value: _settings(key, value, _SCREENING),
+    "n_steps_delay": _moment,
+    "dynamic_capacity": lambda key, value: _settings(key, value, _DYNAMIC_CAPACITY),
     "sparsity": _sparsity,
     "initial_sparsity": _sparsity,
     "distribution": Choice(("input", "uniform", "erdos_renyi", "erk")),
@@ -194,6 +196,13 @@ OPTIMIZERS: Mapping[str, Mapping[str, Check]] = {
     },
 }
 _SCREENING: Mapping[str, Check] = {"level": Number(0, 1, above=True, below=True)}
+_DYNAMIC_CAPACITY: Mapping[str, Check] = {
+    "threshold": Number(0, above=True),
+    "interval": _COUNT,
+    "minimum": _COUNT,
+    "oldest": _COUNT,
+    "drop_fraction": Number(0, 1, above=True),
+}
 # Ranges of the learners' arguments; those that are not here are checked by the type of their default.
 _LEARNER_KEYS: Mapping[str, Check] = {
     "learning_rate": Number(0, above=True),
@@ -283,13 +292,13 @@ def _check_named(kind: str, given: Mapping[str, Any], known: Mapping[str, Mappin
     return result
 
 
-def _screening(key: str, value: Any) -> dict[str, Any]:
-    """Check the settings of the screening of features: an empty mapping for the defaults."""
+def _settings(key: str, value: Any, known: Mapping[str, Check]) -> dict[str, Any]:
+    """Check the settings of something that is asked for by its key: an empty mapping for the defaults."""
     settings = _MAPPING(key, value)
     for setting in settings:
-        if setting not in _SCREENING:
-            raise InputError(unknown(f"setting of {key}", setting, _SCREENING))
-    return {setting: _SCREENING[setting](setting, each) for setting, each in settings.items()}
+        if setting not in known:
+            raise InputError(unknown(f"setting of {key}", setting, known))
+    return {setting: known[setting](setting, each) for setting, each in settings.items()}
 
 
 def _by_type(default: Any) -> Check:

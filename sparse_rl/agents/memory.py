@@ -40,7 +40,8 @@ class Footprint:
         :return: a line for the user
         """
         line = f"replay buffer: {self.transitions:,} transitions of {env}, {size(self.nbytes)}"
-        return f"{line} ({_NOISE.get(self.kind, 'observed noise is stored')})" if is_noisy else line
+        noise = next((text for kind, text in _NOISE.items() if issubclass(self.kind, kind)), "observed noise is stored")
+        return f"{line} ({noise})" if is_noisy else line
 
     def check(self, n_timesteps: int, available: int) -> None:
         """

@@ -132,9 +132,9 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         """Note what it will take to draw noise for the transition that is about to be stored at ``self.pos``."""
 
     @abstractmethod
-    def _draw_noise(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    def _draw_noise(self, rows: NDArray[np.int64], last: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         """
-        Draw noise, feature-major: for these transitions' observations, then for their next observations.
+        Draw noise, feature-major: for observations in ``rows``, then for next observations in ``last``.
 
         What it writes to further columns does not matter.
         """
@@ -162,7 +162,12 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         )
 
     def feature_major(
-        self, indices: NDArray[np.int64], copies: NDArray[np.int64], env: VecNormalize | None = None, spare: int = 0
+        self,
+        indices: NDArray[np.int64],
+        copies: NDArray[np.int64],
+        env: VecNormalize | None = None,
+        last: NDArray[np.int64] | None = None,
+        spare: int = 0,
     ) -> NDArray[np.float32]:
         """
         Give observations and next observations of transitions.
@@ -170,10 +175,12 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         :param indices: which transitions, ``(batch,)``
         :param copies: of which environment, ``(batch,)``
         :param env: normalizes them
+        :param last: whose next observations to give instead: later transitions of the same episodes, ``(batch,)``
         :param spare: rows below them, for the caller
         :return: of shape ``(features + spare, 2 * batch)`` with contiguous rows, observations first
         """
-        shown = self._with_noise(indices * self.n_envs + copies, spare)
+        ends = None if last is None else last * self.n_envs + copies
+        shown = self._with_noise(indices * self.n_envs + copies, ends, spare)
         if env is not None:
             observations = shown[: self.n_features]
             normalized = self._normalize_obs(observations.T, env)
@@ -181,15 +188,19 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
             observations[:] = normalized.T
         return shown
 
-    def _with_noise(self, rows: NDArray[np.int64], spare: int = 0) -> NDArray[np.float32]:
-        """Give observations and next observations of the transitions in rows of memory: see :meth:`feature_major`."""
+    def _with_noise(
+        self, rows: NDArray[np.int64], last: NDArray[np.int64] | None = None, spare: int = 0
+    ) -> NDArray[np.float32]:
+        """Give observations in rows of memory and next observations in the last ones: see :meth:`feature_major`."""
         follow_torch()  # the kernels below do not know PyTorch
         n_real, n_columns = self.noise_model.n_real, 2 * len(rows)
         memory = empty_rows(self.n_features + spare, n_columns)
         before, after = (stored.reshape(-1, n_real) for stored in (self.observations, self.next_observations))
         gather(before, after, rows, memory[:n_real])
+        if last is not None:
+            memory[:n_real, len(rows) : n_columns] = after[last].T
         # The columns between the rows get noise too: the generator wants one contiguous array.
-        self._draw_noise(rows, memory[n_real : self.n_features])
+        self._draw_noise(rows, rows if last is None else last, memory[n_real : self.n_features])
         if self.permutation_seed is not None:
             phases, which = np.unique(self._phases(rows), return_inverse=True)
             if phases.any():
@@ -202,7 +213,7 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
 
 class RedrawnReplayBuffer(CompactReplayBuffer):
     """
-    Replay under the ``redrawn`` protocol: fresh noise, in the present order, each time a transition is used.
+    Replay under the ``redrawn`` protocol: fresh noise, and the present order, each time a transition is used.
 
     This is what the published ANF code does (Grooten et al. 2023): there noise is drawn inside the networks' forward
     pass, so an agent never learns from the same noise twice. Here a batch's noise is drawn once and shared by actor and
@@ -214,13 +225,19 @@ class RedrawnReplayBuffer(CompactReplayBuffer):
 
     :param args: see :class:`CompactReplayBuffer`
     :param seed: of the noise that this buffer draws
+    :param keep_order: whether each transition stays in the order in which it was seen, as it must where nobody can tell
+        that, and how, features have changed places
     :param kwargs: see :class:`CompactReplayBuffer`
+    :raises ValueError: if the order is to be kept where it never changes
     """
 
-    def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, seed: int = 0, keep_order: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if keep_order and self.permutation_seed is None:
+            raise ValueError("`keep_order` is for environments whose features change places, with `-permute<N>`.")
         self.seed_of_noise = seed
         self.phase = 0
+        self.phases = np.zeros((self.buffer_size if keep_order else 0, self.n_envs), np.uint32)
         self.batches_drawn = 0
 
     @classmethod
@@ -237,15 +254,22 @@ class RedrawnReplayBuffer(CompactReplayBuffer):
     def _remember(self, infos: list[dict[str, Any]], phases: list[int]) -> None:
         # Copies of an environment reach a new phase one after the other; the newest is the one to learn for.
         self.phase = max(phases)
+        if len(self.phases):
+            self.phases[self.pos] = phases
 
-    def _draw_noise(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        columns, memory = np.arange(out.shape[1]), self.noise_model.distribution.memory
-        steps = columns if memory == 1 else memory * (columns % len(rows)) + columns // len(rows)
+    def _draw_noise(self, rows: NDArray[np.int64], last: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        n, columns, memory = len(rows), out.shape[1], self.noise_model.distribution.memory
+        steps = np.arange(columns)
+        if memory > 1:
+            # A process for each transition, at its first step and as many steps later as the transition takes.
+            later = (last - rows) // self.n_envs % self.buffer_size + 1
+            steps = np.resize(memory * np.arange(n), columns)
+            steps[n : 2 * n] += later
         self.noise_model.draw(self.seed_of_noise, self.batches_drawn, steps, out=out, stream=Stream.REDRAWN)
         self.batches_drawn += 1
 
     def _phases(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        return np.full(len(rows), self.phase)
+        return self.phases.ravel()[rows] if len(self.phases) else np.full(len(rows), self.phase)
 
 
 class ObservedReplayBuffer(CompactReplayBuffer):
@@ -312,10 +336,10 @@ class ObservedReplayBuffer(CompactReplayBuffer):
         if self.permutation_seed is not None:
             self.phases[self.pos] = phases
 
-    def _draw_noise(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        seeds, episodes, steps = (each.ravel()[rows] for each in (self.noise_seeds, self.episodes, self.steps))
+    def _draw_noise(self, rows: NDArray[np.int64], last: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         # A transition lies within one episode.
-        before_and_after = np.concatenate([steps - np.uint32(1), steps])
+        seeds, episodes, steps = (each.ravel()[rows] for each in (self.noise_seeds, self.episodes, self.steps))
+        before_and_after = np.concatenate([steps - np.uint32(1), self.steps.ravel()[last]])
         columns = out.shape[1]
         self.noise_model.draw(
             np.resize(seeds, columns), np.resize(episodes, columns), np.resize(before_and_after, columns), out=out

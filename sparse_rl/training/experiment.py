@@ -22,7 +22,13 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sparse_rl.agents.build import in_gradient_steps, make_method, make_model, replay_footprint
+from sparse_rl.agents.build import (
+    in_gradient_steps,
+    make_method,
+    make_model,
+    replay_callbacks,
+    replay_footprint,
+)
 from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.envs import NonFiniteObservationError
@@ -62,6 +68,7 @@ class Experiment:
             th.set_num_threads(plan.num_threads)
         is_sparse = "method" in self.hyperparameters
         self.method = make_method(in_gradient_steps(self.hyperparameters)) if is_sparse else None
+        self.replay_callbacks = replay_callbacks(self.hyperparameters)
         self.guard = GuardCallback()
         self.metrics = MetricsCallback()
         self._started = 0.0
@@ -179,6 +186,7 @@ class Experiment:
         callbacks: list[BaseCallback] = [self.guard, PatienceCallback(), self.metrics]
         if "screening" in hyperparameters:
             callbacks.append(ScreeningCallback(**hyperparameters["screening"], verbose=1))
+        callbacks += self.replay_callbacks
         if self.method is not None:
             callbacks.append(TopologyCallback(self.method))
         callbacks += [connectivity, HyperparametersCallback(self._comparable(), configuration)]
