@@ -17,6 +17,7 @@ from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env
 
 METHODS = ["anf", "ds", "gmp", "ne", "rigl", "rlx2", "screened", "set", "static"]
+# Those on the fast path; test_learner_recipes.py has the others.
 ALGORITHMS = sorted([*(f"{method}-{learner}" for method in METHODS for learner in ("sac", "td3")), "sac", "td3"])
 
 
@@ -27,7 +28,7 @@ def settle(*words: str) -> Plan:
 
 
 def test_algorithms() -> None:
-    assert algorithms() == ALGORITHMS
+    assert [name for name in algorithms() if learner_of(name) in ("sac", "td3")] == ALGORITHMS
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -578,7 +578,7 @@ def test_a_damaged_agent_is_refused(
         ("--env HalfCheetah-noise100", "noise is a percentage in [0, 100)"),
         ("--env HalfCheetah-nose98", "'HalfCheetah"),
         ("--env nowhere:Hopper-noise90", "No module named 'nowhere'"),
-        ("--env CartPole-v1", "actions of kind Discrete; SAC and TD3 need Box actions"),
+        ("--env CartPole-v1", "actions of kind Discrete; sac needs Box actions. Learners for these actions: a2c, dqn"),
         ("--env FrozenLake-v1", "observations of kind Discrete"),
         ("--env Hopper-v5 --env-kwargs legs:2", "cannot be made"),
         ("--env Hopper-v5 --env-kwargs legs", "Expected key:value"),

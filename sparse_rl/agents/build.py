@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import TD3Policy
 
 from sparse_rl.agents.checks import MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
 from sparse_rl.agents.dynamic_replay import (
@@ -23,23 +21,21 @@ from sparse_rl.agents.dynamic_replay import (
     DynamicRedrawnReplayBuffer,
     DynamicReplayBuffer,
 )
+from sparse_rl.agents.learner import FastLearner
+from sparse_rl.agents.learners import dense_policy, learner_class
 from sparse_rl.agents.memory import Footprint, nbytes
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
 from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
-from sparse_rl.agents.sac import SAC
-from sparse_rl.agents.td3 import TD3
 from sparse_rl.names import unknown
 from sparse_rl.nn import SMETAdam
-from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy
+from sparse_rl.sb3 import sparse_policy
+from sparse_rl.sb3.steps import minibatches
 from sparse_rl.topology import SET, GradualPruning, Method, NeuroplasticExpansion, RigL, SignedSET, Static
 
-LEARNERS: Mapping[str, type[OffPolicyAlgorithm]] = {"sac": SAC, "td3": TD3}
-_DENSE_POLICIES: Mapping[str, type[BasePolicy]] = {"sac": SACPolicy, "td3": TD3Policy}
-_SPARSE_POLICIES: Mapping[str, type[BasePolicy]] = {"sac": SparseSACPolicy, "td3": SparseTD3Policy}
 # Constructor arguments that a recipe does not set, or sets by another key.
 _NOT_IN_RECIPES = {
-    *("self", "policy", "env", "action_noise", "replay_buffer_class", "tensorboard_log", "verbose", "seed", "device"),
-    "_init_setup_model",
+    *("self", "policy", "env", "action_noise", "replay_buffer_class", "rollout_buffer_class", "tensorboard_log"),
+    *("verbose", "seed", "device", "_init_setup_model"),
 }
 # Those of `sparse_rl.agents.checks.METHODS`.
 _METHODS: Mapping[str, Callable[..., Method]] = {
@@ -56,10 +52,11 @@ def learner_defaults(learner: str) -> dict[str, Any]:
     """
     List the constructor arguments that a recipe may set.
 
-    :param learner: ``"sac"`` or ``"td3"``
+    :param learner: its name, for example ``"sac"``
     :return: their names and Stable-Baselines3's defaults
+    :raises InputError: if there is no such learner, or it is in a package that is not installed
     """
-    parameters = inspect.signature(LEARNERS[learner]).parameters
+    parameters = inspect.signature(learner_class(learner)).parameters
     return {name: p.default for name, p in parameters.items() if name not in _NOT_IN_RECIPES}
 
 
@@ -103,6 +100,11 @@ def gradient_steps_of(hyperparameters: Mapping[str, Any]) -> int:
     :return: their number, as far as it can be known before
     :raises ValueError: if it depends on how long episodes are
     """
+    if "learning_starts" not in hyperparameters:  # on-policy
+        rollout = hyperparameters["n_steps"] * hyperparameters["n_envs"]
+        rollouts = -(-hyperparameters["n_timesteps"] // rollout)  # the last one is completed
+        epochs = hyperparameters.get("n_epochs", hyperparameters.get("n_critic_updates", 1))
+        return int(rollouts * minibatches(rollout, hyperparameters.get("batch_size"), epochs))
     steps = max(0, hyperparameters["n_timesteps"] - hyperparameters["learning_starts"])
     gradient_steps, frequency = hyperparameters["gradient_steps"], hyperparameters["train_freq"]
     if gradient_steps == -1:  # as many as environment steps
@@ -118,11 +120,11 @@ def gradient_steps_of(hyperparameters: Mapping[str, Any]) -> int:
 
 def make_model(
     learner: str, hyperparameters: Mapping[str, Any], vec_env: VecEnv, seed: int, device: str
-) -> OffPolicyAlgorithm:
+) -> BaseAlgorithm:
     """
     Make an untrained agent.
 
-    :param learner: ``"sac"`` or ``"td3"``
+    :param learner: its name, for example ``"sac"``
     :param hyperparameters: a complete recipe, checked already
     :param vec_env: the environment in which it will learn
     :param seed: the seed of everything that is drawn
@@ -130,18 +132,24 @@ def make_model(
     :return: the agent
     :raises ValueError: if some hyperparameters do not fit together, or not to the environment
     """
+    algorithm, policy = learner_class(learner), dense_policy(learner)
     arguments = {key: value for key, value in hyperparameters.items() if key not in RUN_KEYS}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
-    optimizer = hyperparameters.get("optimizer", {"name": "adam"})
-    arguments["policy_kwargs"] = _policy_kwargs(learner, arguments.get("policy_kwargs") or {}, optimizer)
-    policies = _SPARSE_POLICIES if "method" in hyperparameters else _DENSE_POLICIES
-    arguments["policy_kwargs"] |= {key: hyperparameters[key] for key in SPARSE_KEYS if key in hyperparameters}
-    arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
-    buffer_class, buffer_kwargs = choose_replay(hyperparameters, vec_env, seed)
-    arguments |= {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": buffer_kwargs}
-    if "n_steps" in arguments:
-        arguments["n_steps"] = 1  # the buffer knows it; Stable-Baselines3 would warn that it is ignored
+    given = arguments.get("policy_kwargs") or {}
+    arguments["policy_kwargs"] = _policy_kwargs(learner, given, hyperparameters.get("optimizer"))
+    if "method" in hyperparameters:
+        policy = sparse_policy(policy)
+        arguments["policy_kwargs"] |= _sparse_kwargs(learner, hyperparameters)
+    if "noise_type" in hyperparameters:
+        if "action_noise" not in inspect.signature(algorithm).parameters:
+            raise InputError(f"{learner} explores without noise on its actions: leave out 'noise_type'.")
+        arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
+    if issubclass(algorithm, OffPolicyAlgorithm):
+        buffer_class, buffer_kwargs = choose_replay(hyperparameters, vec_env, seed)
+        arguments |= {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": buffer_kwargs}
+        if "n_steps" in arguments:
+            arguments["n_steps"] = 1  # the buffer knows it; Stable-Baselines3 would warn that it is ignored
     try:
         th.empty(1, device="cpu" if device == "auto" else device)
     except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
@@ -149,7 +157,14 @@ def make_model(
     with _explained(), warnings.catch_warnings():
         # It looks at the buffer's size, not at what a run will fill; see `Footprint.check`.
         warnings.filterwarnings("ignore", "This system does not have apparently enough memory")
-        return LEARNERS[learner](policies[learner], vec_env, seed=seed, device=device, **arguments)
+        model = algorithm(policy, vec_env, seed=seed, device=device, **arguments)
+    for key, value in (given.get("optimizer_kwargs") or {}).items():
+        if model.policy.optimizer_kwargs.get(key) != value:
+            raise InputError(
+                f"{learner} sets the arguments of its own optimizer, so {key!r} below optimizer_kwargs would have no "
+                "effect: choose an 'optimizer_class' below policy_kwargs too, for example Adam."
+            )
+    return model
 
 
 def choose_replay(
@@ -236,9 +251,21 @@ def _explained() -> Iterator[None]:
         raise InputError(f"The agent cannot be built from these hyperparameters: {reason}") from error
 
 
-def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:
+def _sparse_kwargs(learner: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a sparse policy takes besides a dense one's arguments."""
+    result = {key: hyperparameters[key] for key in SPARSE_KEYS if key in hyperparameters}
+    if learner == "trpo":
+        if result.get("kernel") == "numba":
+            raise InputError(
+                "trpo differentiates twice, which the kernel 'numba' cannot: leave it out, or give scatter."
+            )
+        result["kernel"] = "scatter"
+    return result
+
+
+def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
     """Check the names, and let YAML name classes: ``activation_fn: Tanh``, ``optimizer_class: AdamW``."""
-    parameters = inspect.signature(_DENSE_POLICIES[learner]).parameters
+    parameters = inspect.signature(dense_policy(learner)).parameters
     known = set(parameters) - {"self", "observation_space", "action_space", "lr_schedule"}
     result = dict(given)
     for key in given:
@@ -247,8 +274,8 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[st
         if key not in known:
             raise InputError(unknown("key of policy_kwargs", key, known))
     if "optimizer_class" not in given:
-        result |= _optimizer(optimizer, given.get("optimizer_kwargs") or {})
-    elif optimizer["name"] != "adam":
+        result |= _optimizer(learner, optimizer, given.get("optimizer_kwargs") or {})
+    elif optimizer is not None and optimizer["name"] != "adam":
         raise InputError(
             f"The recipe asks for two optimizers, {optimizer['name']!r} and {given['optimizer_class']!r}: leave out "
             "'optimizer' or, below policy_kwargs, 'optimizer_class'."
@@ -265,19 +292,20 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[st
     return result
 
 
-def _optimizer(optimizer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _optimizer(learner: str, optimizer: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Name the optimizer's class, and give its arguments: by the recipe's key, and what stands below policy_kwargs."""
-    if optimizer["name"] == "adam":
-        # Adam in one kernel: the same arithmetic, up to rounding, in a fraction of the time of its default on the CPU.
-        return {"optimizer_kwargs": {"fused": True, **given}}
+    if optimizer is None or optimizer["name"] == "adam":
+        if issubclass(learner_class(learner), FastLearner):
+            # Adam in one kernel: the same arithmetic, up to rounding, in a fraction of its default's time on the CPU.
+            return {"optimizer_kwargs": {"fused": True, **given}}
+        # What a learner or its policy has of its own (RMSprop, another epsilon) goes with their default only.
+        return {} if optimizer is None else {"optimizer_class": th.optim.Adam, "optimizer_kwargs": dict(given)}
     settings = {key: value for key, value in optimizer.items() if key != "name"}
     return {"optimizer_class": SMETAdam, "optimizer_kwargs": {**settings, **given}}
 
 
-def _action_noise(hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> ActionNoise | None:
-    kind = hyperparameters.get("noise_type")
-    if kind is None:
-        return None
+def _action_noise(hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> ActionNoise:
+    kind = hyperparameters["noise_type"]
     mean = np.zeros(vec_env.action_space.shape or ())
     std = np.full_like(mean, hyperparameters.get("noise_std", 0.1))
     return NormalActionNoise(mean, std) if kind == "normal" else OrnsteinUhlenbeckActionNoise(mean, std)

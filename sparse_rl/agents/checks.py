@@ -220,6 +220,24 @@ _LEARNER_KEYS: Mapping[str, Check] = {
     "policy_delay": _COUNT,
     "target_policy_noise": Number(0),
     "target_noise_clip": Number(0),
+    "n_epochs": _COUNT,
+    "n_critic_updates": _COUNT,
+    "cg_max_steps": _COUNT,
+    "cg_damping": Number(0),
+    "line_search_max_iter": _COUNT,
+    "line_search_shrinking_factor": Number(0, 1, above=True, below=True),
+    "sub_sampling_factor": _COUNT,
+    "gae_lambda": _FRACTION,
+    "clip_range": Number(0, above=True),
+    "clip_range_vf": Number(0, above=True),
+    "vf_coef": Number(0),
+    "max_grad_norm": Number(0, above=True),
+    "target_kl": Number(0, above=True),
+    "rms_prop_eps": Number(0, above=True),
+    "exploration_fraction": _FRACTION,
+    "exploration_initial_eps": _FRACTION,
+    "exploration_final_eps": _FRACTION,
+    "top_quantiles_to_drop_per_net": Number(0, whole=True),
     "stats_window_size": _COUNT,
     "policy_kwargs": _MAPPING,
     "replay_buffer_kwargs": _MAPPING,
@@ -243,8 +261,14 @@ def check_recipe(recipe: Mapping[str, Any], learner_defaults: Mapping[str, Any])
     result = {}
     for key, value in recipe.items():
         if key not in RUN_KEYS and key not in learner_defaults:
+            if key in _LEARNER_KEYS:
+                raise InputError(
+                    f"{key!r} is a key of other learners; those of this one are {', '.join(learner_defaults)}."
+                )
             raise InputError(unknown("recipe key", key, {*RUN_KEYS, *learner_defaults}))
         check = RUN_KEYS.get(key) or _LEARNER_KEYS.get(key) or _by_type(learner_defaults[key])
+        if key == "ent_coef" and isinstance(learner_defaults[key], float):  # only where it is learnt may it be a word
+            check = Number(0)
         result[key] = check(key, value)
     if "method" in result:
         result["method"] = check_method(result["method"])

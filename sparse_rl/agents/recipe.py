@@ -1,6 +1,9 @@
 """
 Recipes: the hyperparameters of an algorithm, as plain YAML in the style of rl-baselines3-zoo.
 
+An algorithm is a learner (``ppo``), which is dense, or ``<method>-<learner>`` (``rigl-ppo``). Its recipe is the file of
+its name, if there is one; else what is in ``methods/<method>.yml`` goes on top of the learner's recipe.
+
 A recipe file may have these sections: ``extends`` (another algorithm's name, whose recipe comes first), ``default``,
 one for each environment that needs its own values (its name without version and noise), and ``variants``.
 """
@@ -8,6 +11,7 @@ one for each environment that needs its own values (its name without version and
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from sparse_rl.names import unknown
 Recipe = dict[str, Any]
 
 _FOLDER = resources.files("sparse_rl.agents") / "recipes"
+_METHODS = _FOLDER / "methods"
 _RESERVED = ("default", "extends", "variants")
 
 
@@ -37,11 +42,33 @@ _Loader.add_implicit_resolver(
 
 def algorithms() -> list[str]:
     """
-    List the algorithms that have a recipe.
+    List the algorithms.
 
     :return: their names, sorted
     """
-    return sorted(entry.name.removesuffix(".yml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yml"))
+    return sorted({*_names(_FOLDER), *(f"{method}-{learner}" for method in methods() for learner in learners())})
+
+
+def learners() -> list[str]:
+    """
+    List the learners.
+
+    :return: their names, sorted
+    """
+    return sorted(name for name in _names(_FOLDER) if "-" not in name)
+
+
+def methods() -> list[str]:
+    """
+    List the methods that go with any learner.
+
+    :return: their names, sorted
+    """
+    return sorted(_names(_METHODS))
+
+
+def _names(folder: Traversable) -> list[str]:
+    return [entry.name.removesuffix(".yml") for entry in folder.iterdir() if entry.name.endswith(".yml")]
 
 
 def learner_of(algorithm: str) -> str:
@@ -49,9 +76,31 @@ def learner_of(algorithm: str) -> str:
     Name the learner of an algorithm: ``"sac"`` for ``"anf-sac"``.
 
     :param algorithm: name of a known algorithm
-    :return: ``"sac"`` or ``"td3"``
+    :return: the name of a learner
     """
     return algorithm.rpartition("-")[2]
+
+
+def check_algorithm(algorithm: str) -> None:
+    """
+    Check that an algorithm is known.
+
+    :param algorithm: its name
+    :raises InputError: if it is not; the message says what comes near, or how names are made
+    """
+    if algorithm in algorithms():
+        return
+    method, _, learner = algorithm.rpartition("-")
+    if learner in learners() and method:  # only these methods come near, not everything that ends alike
+        known = [name.removesuffix(f"-{learner}") for name in algorithms() if name.endswith(f"-{learner}")]
+        raise InputError(f"Unknown algorithm {algorithm!r}. {unknown('method', method, known)}")
+    message = unknown("algorithm", algorithm, algorithms())
+    if "Did you mean" not in message:
+        message = (
+            f"Unknown algorithm {algorithm!r}. Known: the learners {', '.join(learners())}, and each of them after one "
+            f"of {', '.join(f'{method}-' for method in methods())}."
+        )
+    raise InputError(message)
 
 
 def load_recipe(algorithm: str, environment: str, variant: str | None = None, file: Path | None = None) -> Recipe:
@@ -65,8 +114,7 @@ def load_recipe(algorithm: str, environment: str, variant: str | None = None, fi
     :return: the merged keys and values; not checked yet
     :raises InputError: if the algorithm or the variant is not known, or a file is not a recipe
     """
-    if algorithm not in algorithms():
-        raise InputError(unknown("algorithm", algorithm, algorithms()))
+    check_algorithm(algorithm)
     documents = _chain(algorithm, file)
     recipe: Recipe = {}
     for document in documents:
@@ -75,6 +123,8 @@ def load_recipe(algorithm: str, environment: str, variant: str | None = None, fi
     if variant is not None:
         variants = [document.get("variants", {}) for document in documents]
         known = {name for named in variants for name in named}
+        if not known:
+            raise InputError(f"{algorithm} has no variants, so there is no {variant!r}: leave it out.")
         if variant not in known:
             raise InputError(unknown(f"{algorithm} variant", variant, known))
         for named in variants:
@@ -97,9 +147,12 @@ def _chain(algorithm: str, file: Path | None) -> list[Recipe]:
     while parent is not None:
         if parent not in algorithms():
             raise InputError(unknown("algorithm after 'extends'", parent, algorithms()))
-        name = f"{parent}.yml"
-        documents.append(_parse_file((_FOLDER / name).read_text(encoding="utf-8"), name))
-        parent = documents[-1].get("extends")
+        path, base = _FOLDER / f"{parent}.yml", None
+        if not path.is_file():
+            method, _, base = parent.rpartition("-")
+            path = _METHODS / f"{method}.yml"
+        documents.append(_parse_file(path.read_text(encoding="utf-8"), path.name))
+        parent = documents[-1].get("extends", base)
     return documents[::-1]
 
 

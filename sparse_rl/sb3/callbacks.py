@@ -9,18 +9,22 @@ from torch import nn
 
 from sparse_rl.nn import SparseLinear, rewire_layer, sparse_layers
 from sparse_rl.sb3.gradients import GradientCatcher
+from sparse_rl.sb3.networks import target_of
+from sparse_rl.sb3.steps import gradient_steps
 from sparse_rl.topology import Method, WeightGradient
+
+_LONGEST_NAME = 18  # of a layer: with what stands before it less than the 36 characters of a table
 
 
 class TopologyCallback(BaseCallback):
     """
     Rewire the sparse layers of a policy during training.
 
-    Time is counted in gradient steps, as the papers do: by ``model._n_updates``, which off-policy algorithms (SAC, TD3,
-    DDPG, DQN) increase with each. (On-policy ones count epochs in it.) Stable-Baselines3 has no hook after a
-    gradient step, so an update happens at the start of the next rollout: with one gradient step for each environment
-    step, as SAC and TD3 have by default, that is right after the gradient step. If one rollout brings more gradient
-    steps than the update interval, the updates that fell due in between are done as one.
+    Time is counted in gradient steps, as the papers do: see :func:`~sparse_rl.sb3.steps.gradient_steps`.
+    Stable-Baselines3 has no hook after a gradient step, so an update happens at the start of the next rollout: with one
+    gradient step for each environment step, as SAC and TD3 have by default, that is right after the gradient step. If
+    one rollout brings more gradient steps than the update interval, as with PPO it may, the updates that fell due in
+    between are done as one.
 
     A method that grows by gradient (RigL) needs one of a real batch, with the absent weights. The learners compute
     those of active weights only, and Stable-Baselines3 shows nobody the batch. So when such an update falls due, the
@@ -52,7 +56,7 @@ class TopologyCallback(BaseCallback):
         if not sparse_layers(self.model.policy):
             raise ValueError(
                 f"{type(self.model.policy).__name__} has no sparse layers to rewire: make the model with "
-                "SparseSACPolicy or SparseTD3Policy, and a sparsity above 0."
+                "SparseSACPolicy, SparseTD3Policy or what sparse_policy() gives, and a sparsity above 0."
             )
         for layer, _, _ in online_layers(self.model.policy).values():  # complains early
             self.method.check(layer.budget)
@@ -60,7 +64,7 @@ class TopologyCallback(BaseCallback):
             self.updates = self.rewired = 0
             self._catcher, self._last_model = None, self.model
             # A model that was trained before, or loaded, is not to catch up on updates of its past.
-            self._steps_seen = self.model._n_updates
+            self._steps_seen = gradient_steps(self.model)
             seed = self.model.seed if self.seed is None else self.seed
             if seed is None:
                 self.generator.seed()
@@ -72,7 +76,7 @@ class TopologyCallback(BaseCallback):
         self._record()
 
     def _on_rollout_start(self) -> None:
-        now = self.model._n_updates
+        now = gradient_steps(self.model)
         assert self._steps_seen is not None  # since _init_callback()
         is_due = bool(self.method.updates_between(self._steps_seen, now))
         self._steps_seen = now
@@ -131,7 +135,7 @@ class TopologyCallback(BaseCallback):
         layers = sparse_layers(self.model.policy)
         online = {name: layer for name, layer in layers.items() if "_target." not in name}
         for name, layer in online.items():
-            self.logger.record(f"sparsity/density/{name}", layer.density)
+            self.logger.record(f"sparsity/density/{_brief(name)}", layer.density)
         self.logger.record("sparsity/active_weights", sum(layer.values.numel() for layer in online.values()))
         self.logger.record("sparsity/rewired", self.rewired)
         self.logger.record("sparsity/updates", self.updates)
@@ -151,8 +155,7 @@ def online_layers(
     optimizers = list(_optimizers(policy))
     found, followed = {}, set()
     for name, layer in layers.items():
-        network, _, inner = name.partition(".")
-        if network.endswith("_target"):
+        if name.partition(".")[0].endswith("_target"):
             continue
         trained_by = [optimizer for optimizer in optimizers if _trains(optimizer, layer)]
         if len(trained_by) != 1:
@@ -160,12 +163,17 @@ def online_layers(
                 f"Expected one optimizer that trains the sparse layer {name!r}, found {len(trained_by)}: its state "
                 "has to move with the weights. Make optimizers as Stable-Baselines3's policies do."
             )
-        target = f"{network}_target.{inner}"
+        target = target_of(name)
         followed.add(target)
         found[name] = (layer, trained_by[0], [layers[target]] if target in layers else [])
     if alone := [name for name in layers if "_target." in name and name not in followed]:
         raise ValueError(f"The target layer {alone[0]!r} has no online layer of the same name to follow.")
     return found
+
+
+def _brief(name: str) -> str:
+    """Leave outer modules out of a long name: Stable-Baselines3's tables fail if two cut names become equal."""
+    return name if len(name) <= _LONGEST_NAME else ".".join(name.split(".")[-2:])
 
 
 def _optimizers(policy: nn.Module) -> Iterator[th.optim.Optimizer]:

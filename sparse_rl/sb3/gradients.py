@@ -16,7 +16,8 @@ class GradientCatcher:
     Keep the first gradient that each layer gets: what it read, and the gradient of what it gave.
 
     It is the first, because a layer may get several. In a gradient step of SAC or TD3 the critics get that of their own
-    loss, and then that of the actor's loss, which flows through them and must not count.
+    loss, and then that of the actor's loss, which flows through them and must not count. Nor do gradients count that
+    will be differentiated again: TRPO's first one is of a divergence, and zero.
 
     As long as a layer is watched it has a hook, so our fast learners leave training to Stable-Baselines3.
 
@@ -52,7 +53,7 @@ class GradientCatcher:
                 blocks = [block.detach() for block in inputs]
 
                 def keep(d_output: th.Tensor) -> None:
-                    if name not in self.caught:
+                    if name not in self.caught and not th.is_grad_enabled():
                         self.caught[name] = WeightGradient(th.cat(blocks, dim=1), d_output.detach().clone())
 
                 output.register_hook(keep)

@@ -16,6 +16,7 @@ from torch import nn
 from sparse_rl import kernels
 from sparse_rl.names import unknown
 from sparse_rl.nn import SparseLinear, make_sparse, shapes_of, share_out
+from sparse_rl.sb3.networks import linears_in
 from sparse_rl.topology import erdos_renyi_by_lambda
 
 NETWORKS = ("actor", "critic")
@@ -70,10 +71,6 @@ def _apply_blockwise(q_net: nn.Module, features: th.Tensor, actions: th.Tensor) 
     return x  # type: ignore[no-any-return]
 
 
-def _child(module: nn.Module, name: str) -> nn.Module | None:
-    return dict(module.named_modules()).get(name)
-
-
 Sparsity = float | Mapping[str, float]
 
 
@@ -92,10 +89,8 @@ def _checked_sparsity(key: str, sparsity: Sparsity) -> float | dict[str, float]:
     return sparsity
 
 
-class _SparsePolicy(BasePolicy):
-    """What both policies share: the settings, and how a network is made sparse before its optimizer exists."""
-
-    critic_kwargs: dict[str, Any]
+class SparsePolicy(BasePolicy):
+    """What all sparse policies share: the settings, which :class:`SparseSACPolicy` explains, and what they do."""
 
     def __init__(
         self,
@@ -127,51 +122,22 @@ class _SparsePolicy(BasePolicy):
         self.kernel = kernel
         super().__init__(*args, **kwargs)
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> BlockwiseCritic:
-        """
-        Make the critics and replace their linear layers by sparse ones, each with a topology of its own.
-
-        :param features_extractor: a features extractor to share; ``None`` for a new one
-        :return: the critics
-        """
-        critic = BlockwiseCritic(**self._update_features_extractor(self.critic_kwargs, features_extractor))
-        for index in range(critic.n_critics):
-            self._make_sparse(critic, "critic", [f"qf{index}"], [])
-        # `q_networks` is a plain list of the same modules, whose layers were replaced in place.
-        return critic.to(self.device)
-
-    def set_training_mode(self, mode: bool) -> None:
-        """
-        Switch between training and evaluation, if that changes anything: Stable-Baselines3 asks at each step.
-
-        :param mode: whether to train
-        """
-        if mode != self.training:
-            super().set_training_mode(mode)
-
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ["lambdas"] if self.lambdas is not None else ["sparsity", "distribution", "layers", "initial_sparsity"]
         own = {name: getattr(self, name) for name in (*names, "initialisation", "kernel")}
         return super()._get_constructor_parameters() | own
 
-    def _make_sparse(self, network: nn.Module, name: str, parts: list[str], heads: list[str]) -> None:
+    def _make_sparse(self, module: nn.Module, name: str, layers: Sequence[str], heads: Sequence[str]) -> None:
         """
-        Replace the network's linear layers by sparse ones.
+        Replace the linear layers of a network by sparse ones, which get a topology of their own together.
 
-        :param network: an actor or a critic
-        :param name: which of the two, ``"actor"`` or ``"critic"``
-        :param parts: its submodules from input to output, which get a topology of their own together
-        :param heads: output layers; empty for the last layer
+        :param module: what the network is a part of
+        :param name: what it does, ``"actor"`` or ``"critic"``
+        :param layers: dotted names of its layers, from input to output
+        :param heads: those of them that are output layers
         """
-        layers = [
-            f"{part}.{child}" if child else part
-            for part in parts
-            for child, layer in network.get_submodule(part).named_modules()
-            if isinstance(layer, nn.Linear)
-        ]
-        heads = heads or layers[-1:]
         if self.lambdas is not None:
-            counts = erdos_renyi_by_lambda(shapes_of(network, layers), self.lambdas)
+            counts = erdos_renyi_by_lambda(shapes_of(module, layers), self.lambdas)
             starts = ends = dict(zip(layers, counts, strict=True))
         else:
             if len(layers) == len(heads) and self.layers != "all":
@@ -180,11 +146,11 @@ class _SparsePolicy(BasePolicy):
                     "one, or `layers` as 'all'."
                 )
             dense = [] if self.layers == "all" else heads
-            ends = share_out(network, layers, _of(self.sparsity, name), self.distribution, dense)
+            ends = share_out(module, layers, _of(self.sparsity, name), self.distribution, dense)
             starts = ends
             if self.initial_sparsity is not None:
-                starts = share_out(network, layers, _of(self.initial_sparsity, name), self.distribution, dense)
-        make_sparse(network, starts, ends, self.kernel, self.initialisation)
+                starts = share_out(module, layers, _of(self.initial_sparsity, name), self.distribution, dense)
+        make_sparse(module, starts, ends, self.kernel, self.initialisation)
 
 
 def _of(sparsity: Sparsity, network: str) -> float:
@@ -207,7 +173,36 @@ def _settle_layers(layers: str | None, distribution: str | None) -> tuple[str, s
     return layers or ("input" if distribution == "input" else "hidden"), distribution
 
 
-class SparseSACPolicy(_SparsePolicy, SACPolicy):
+class _BlockwisePolicy(SparsePolicy):
+    """What SAC's and TD3's policies share: their networks are made sparse one by one, each before its optimizer."""
+
+    critic_kwargs: dict[str, Any]
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> BlockwiseCritic:
+        """
+        Make the critics and replace their linear layers by sparse ones, each with a topology of its own.
+
+        :param features_extractor: a features extractor to share; ``None`` for a new one
+        :return: the critics
+        """
+        critic = BlockwiseCritic(**self._update_features_extractor(self.critic_kwargs, features_extractor))
+        for index in range(critic.n_critics):
+            layers = linears_in(critic, [f"qf{index}"])
+            self._make_sparse(critic, "critic", layers, layers[-1:])
+        # `q_networks` is a plain list of the same modules, whose layers were replaced in place.
+        return critic.to(self.device)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Switch between training and evaluation, if that changes anything: Stable-Baselines3 asks at each step.
+
+        :param mode: whether to train
+        """
+        if mode != self.training:
+            super().set_training_mode(mode)
+
+
+class SparseSACPolicy(_BlockwisePolicy, SACPolicy):
     """
     SAC's policy with sparse layers in the actor and in each critic.
 
@@ -244,12 +239,12 @@ class SparseSACPolicy(_SparsePolicy, SACPolicy):
         """
         actor = super().make_actor(features_extractor)
         # With gSDE, `mu` may be a sequence that starts with the linear layer, and `log_std` is no layer.
-        heads = [name for name in ("mu", "mu.0", "log_std") if isinstance(_child(actor, name), nn.Linear)]
-        self._make_sparse(actor, "actor", ["latent_pi", *heads], heads)
+        heads = linears_in(actor, [name for name in ("mu", "log_std") if isinstance(getattr(actor, name), nn.Module)])
+        self._make_sparse(actor, "actor", [*linears_in(actor, ["latent_pi"]), *heads], heads)
         return actor
 
 
-class SparseTD3Policy(_SparsePolicy, TD3Policy):
+class SparseTD3Policy(_BlockwisePolicy, TD3Policy):
     """
     TD3's policy with sparse layers in the actor and in each critic: see :class:`SparseSACPolicy`.
 
@@ -273,5 +268,6 @@ class SparseTD3Policy(_SparsePolicy, TD3Policy):
         :return: the actor
         """
         actor = super().make_actor(features_extractor)
-        self._make_sparse(actor, "actor", ["mu"], [])
+        layers = linears_in(actor, ["mu"])
+        self._make_sparse(actor, "actor", layers, layers[-1:])
         return actor

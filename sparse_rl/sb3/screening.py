@@ -2,12 +2,14 @@
 
 import numpy as np
 import torch as th
+from gymnasium.spaces import Discrete
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sparse_rl.nn import SparseLinear, rewire_layer
 from sparse_rl.sb3.callbacks import online_layers
+from sparse_rl.sb3.networks import networks_of
 from sparse_rl.topology import Evidence, Rewiring, Topology, sample_distinct, screen
 
 _MOST_NUMBERS = 2**25  # of observations that are looked at: 128 MB
@@ -72,6 +74,8 @@ class ScreeningCallback(BaseCallback):
         np.random.set_state(state)
         flat = (samples.observations, samples.next_observations, samples.actions)
         before, after, actions = (x.reshape(count, -1).cpu() for x in flat)
+        if isinstance(self.model.action_space, Discrete):  # the last action is what the others are compared with
+            actions = th.nn.functional.one_hot(actions.flatten().long(), int(self.model.action_space.n))[:, :-1].float()
         return before, after, actions, samples.rewards.flatten().cpu()
 
     def _wire(self, chosen: th.Tensor) -> None:
@@ -82,10 +86,11 @@ class ScreeningCallback(BaseCallback):
         else:
             # Not the seed itself, nor the one of the topology's updates: their random numbers would come again.
             generator.manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1, np.uint64)[0]))
+        inputs = {network.layers[0] for network in networks_of(self.model.policy).values()}
         for name, (layer, optimizer, followers) in online_layers(self.model.policy).items():
-            if not name.endswith(".0"):
-                continue  # not the first of its network
-            # A critic reads the actions too, after the features.
+            if name not in inputs:
+                continue
+            # A critic of continuous actions reads these too, after the features.
             columns = th.nn.functional.pad(chosen, (0, layer.in_features - chosen.numel()), value=True)
             after = _connected(layer, columns.nonzero().flatten(), generator)
             nothing_kept = th.full((after.active,), -1, dtype=th.int64, device=after.device)

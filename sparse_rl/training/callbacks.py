@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.metrics import learning_curve_area
@@ -76,7 +77,10 @@ class PatienceCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if self._timer is None and self.num_timesteps > getattr(self.model, "learning_starts", 0):
+        model = self.model
+        if not isinstance(model, OffPolicyAlgorithm):
+            return  # its train() may take long without any compiling
+        if self._timer is None and self.num_timesteps > model.learning_starts:
             self._timer = Timer(self._seconds, self._say)
             self._timer.daemon = True
             self._timer.start()
@@ -127,7 +131,10 @@ class HyperparametersCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         # TensorBoard shows a metric only if a scalar of the same name is logged later.
-        metrics = ("eval/mean_reward", "rollout/ep_rew_mean", "train/critic_loss", "train/actor_loss")
+        losses = ["loss"] if hasattr(self.model, "q_net") or hasattr(self.model, "quantile_net") else ["value_loss"]
+        if hasattr(self.model, "critic"):
+            losses = ["critic_loss", "actor_loss"]
+        metrics = ("eval/mean_reward", "rollout/ep_rew_mean", *(f"train/{loss}" for loss in losses))
         hparam = HParam(self.hyperparameters, dict.fromkeys(metrics, 0.0))
         self.logger.record("hparams", hparam, exclude=NOT_SCALAR)
         code = "".join(f"    {line}\n" for line in self.configuration.splitlines())  # Markdown for "as it is"

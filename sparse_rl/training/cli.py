@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_rl.agents.checks import InputError
-from sparse_rl.agents.recipe import algorithms, learner_of
+from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.run_folder import RunFolder
@@ -28,6 +28,8 @@ examples:
   python train.py --env Walker2d-noise90-real --replay observed     realistic noise, learnt from as it was seen
   python train.py --env HalfCheetah-noise90-ar                      noise that remembers: AR(1) processes
   python train.py --env HalfCheetah-noise90-other                   the other features are those of other cheetahs
+  python train.py --algo rigl-tqc --env HalfCheetah-noise98         any method with any learner
+  python train.py --algo set-ppo --env CartPole-v1-noise90          discrete actions too
   python train.py --env Hopper-v5 --sparsity 0.9 -params learning_rate:1e-3 policy_kwargs.net_arch:[400,300]
 
 A run goes into runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (exit code 130; SIGTERM: 143).
@@ -58,10 +60,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_basics(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to train")
-    group.add_argument("--algo", default="anf-sac", metavar="NAME", help=f"{', '.join(algorithms())} (%(default)s)")
+    special = [name for name in algorithms() if "-" in name and name.rpartition("-")[0] not in methods()]
+    group.add_argument(
+        "--algo", default="anf-sac", metavar="NAME",
+        help=f"a learner, dense: {', '.join(learners())}; or METHOD-LEARNER, sparse, with one of the methods "
+        f"{', '.join(methods())}; or {', '.join(special)} (%(default)s)",
+    )  # fmt: skip
     group.add_argument(
         "--env", default="HalfCheetah-noise98", metavar="ID",
-        help="any Gymnasium id with Box spaces; -noise98 makes 98 %% of the features noise (%(default)s)",
+        help="any Gymnasium id that shows vectors; -noise98 makes 98 %% of the features noise (%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "-n", "--n-timesteps", "--total-timesteps", type=_whole, metavar="N", help="environment steps (from the recipe)"
@@ -85,7 +92,8 @@ def _add_sparsity(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--replay", metavar="NAME",
         help="redrawn: fresh noise each time a transition is used, as the published ANF code does (in this project's "
-        "noise environments); observed: learn from the noise that was seen (everywhere else, and with -other)",
+        "noise environments); observed: learn from the noise that was seen (everywhere else, with -other, and with "
+        "on-policy learners)",
     )  # fmt: skip
 
 
@@ -117,7 +125,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--n-eval-envs", type=_whole, default=1, metavar="N", help="environments for it (%(default)s)")
     group.add_argument("--save-freq", type=_whole, default=-1, metavar="N", help="steps between checkpoints (none)")
     group.add_argument(
-        "--log-interval", type=_whole, default=4, metavar="N", help="episodes between logs (%(default)s)"
+        "--log-interval",
+        type=_whole,
+        default=4,
+        metavar="N",
+        help="episodes (on-policy: rollouts) between logs (%(default)s)",
     )
     group.add_argument(
         "-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (%(default)s)"

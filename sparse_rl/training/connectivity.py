@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sparse_rl.metrics import connections_per_feature
 from sparse_rl.training.measurement import FIGURES, Measurement, input_layers, measure
@@ -48,7 +47,6 @@ class ConnectivityCallback(BaseCallback):
 
     def take(self) -> None:
         """Measure all networks now, and hand the figures to the logger."""
-        assert isinstance(self.model, OffPolicyAlgorithm)
         real = real_features(self.training_env)
         for network, layer in input_layers(self.model).items():
             measurement = measure(self.num_timesteps, network, layer, real)
@@ -71,13 +69,12 @@ class ConnectivityCallback(BaseCallback):
         lines = [",".join("" if value is None else str(value) for value in row) for row in rows]
         self.folder.write_text("connectivity.csv", "\n".join([",".join(header), *lines, ""]))
         picture = connectivity_picture(
-            self.measurements, self._connections()["actor"], real_features(self.training_env), self._heading()
+            self.measurements, self._connections(), real_features(self.training_env), self._heading()
         )
         picture.savefig(self.folder.staging / "connectivity.png", dpi=120)
         self.folder.publish()
 
     def _connections(self) -> dict[str, NDArray[np.int64]]:
-        assert isinstance(self.model, OffPolicyAlgorithm)
         return {name: connections_per_feature(layer)[0] for name, layer in input_layers(self.model).items()}
 
     def _heading(self) -> str:

@@ -1,12 +1,15 @@
-"""How alive an agent's networks are, seen on a batch of its replay. Looking changes nothing of what comes after."""
+"""How alive an agent's networks are, seen on a batch of what it learns from. Looking changes nothing afterwards."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac import SAC
 from stable_baselines3.td3 import TD3
@@ -19,6 +22,7 @@ from sparse_rl.metrics import (
     effective_rank,
     gradient_signal_to_noise,
     hidden_activations,
+    linear_layers,
     passages,
     srank,
 )
@@ -28,42 +32,76 @@ from sparse_rl.training.measurement import networks
 BATCH_SIZE = 256
 
 
-def diagnose(model: OffPolicyAlgorithm, batch_size: int = BATCH_SIZE) -> dict[str, float]:
+def diagnose(model: BaseAlgorithm, batch_size: int = BATCH_SIZE) -> dict[str, float]:
     """
-    Look at an agent's networks. Weights, gradients, random numbers and replay are left as they were.
+    Look at an agent's networks. Weights, gradients, random numbers and what it learns from are left as they were.
 
-    :param model: a SAC or TD3 agent whose replay buffer is not empty
-    :param batch_size: transitions to look at
+    :param model: an agent
+    :param batch_size: transitions to look at: of the replay, or of the present rollout at regular distances
     :return: for each network ``dormant_<network>``, ``srank_<network>``, ``effective_rank_<network>``, and for each
-        critic ``gradient_snr_<network>``: NaN where numbers are not finite
+        critic of SAC, TD3 and DDPG ``gradient_snr_<network>``: NaN where numbers are not finite. Nothing if there are
+        no transitions: before the first one, and when a new rollout has just begun
     """
-    assert model.replay_buffer is not None
     figures: dict[str, float] = {}
-    with _without_trace(model.replay_buffer), th.enable_grad():
-        batch = model.replay_buffer.sample(batch_size, env=model._vec_normalize_env)
+    with _without_trace(model), th.enable_grad():
+        batch: ReplayBufferSamples | None = None
+        if isinstance(model, OnPolicyAlgorithm):
+            observations = _of_rollout(model, batch_size)
+        elif isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None and model.replay_buffer.size():
+            batch = model.replay_buffer.sample(batch_size, env=model._vec_normalize_env)
+            observations = batch.observations
+        else:
+            return {}
+        if not len(observations):
+            return {}
         with th.no_grad():
-            targets = _targets(model, batch)
+            seen = passages(nn.ModuleList(networks(model).values()), lambda: _run(model, observations, batch))
         for name, network in networks(model).items():
-            seen, signal_to_noise = _look(model, name, network, batch, targets)
-            for figure, value in _activity(seen).items():
+            layers = linear_layers(network)
+            through = [passage for passage in seen if any(passage.layer is layer for layer in layers)]
+            for figure, value in _activity(through).items():
                 figures[f"{figure}_{name}"] = value
-            if signal_to_noise is not None:
-                figures[f"gradient_snr_{name}"] = signal_to_noise
+        if isinstance(model, SAC | TD3) and batch is not None:
+            figures |= _signal_to_noise_of_critics(model, batch)
     return figures
 
 
-def _look(
-    model: OffPolicyAlgorithm, name: str, network: nn.Module, batch: ReplayBufferSamples, targets: th.Tensor
-) -> tuple[list[Passage], float | None]:
-    """Run a network on a batch: what went through its layers and, of a critic, the signal-to-noise ratio."""
-    if name == "actor":
-        with th.no_grad():
-            return passages(network, lambda: model.policy._predict(batch.observations, deterministic=True)), None
-    critic: nn.Module = model.critic  # type: ignore[attr-defined]
-    features = critic.extract_features(batch.observations, critic.features_extractor)  # type: ignore[operator]
-    inputs, losses = th.cat([features.detach(), batch.actions], dim=1), []
-    seen = passages(network, lambda: losses.append(0.5 * (network(inputs) - targets).square().sum()))
-    return seen, _signal_to_noise(seen, losses[0])
+def _of_rollout(model: OnPolicyAlgorithm, count: int) -> th.Tensor:
+    """Give observations of the present rollout, of shape ``(batch, features)``; none if it has just begun."""
+    buffer = model.rollout_buffer
+    stored = buffer.observations if buffer.full else buffer.observations[: buffer.pos]
+    rows = stored.reshape(-1, *model.observation_space.shape)  # type: ignore[misc]
+    index = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
+    return th.as_tensor(rows[index], device=model.device)
+
+
+def _run(model: BaseAlgorithm, observations: th.Tensor, batch: ReplayBufferSamples | None) -> None:
+    """Run all networks."""
+    policy = model.policy
+    policy._predict(observations, deterministic=True)
+    if isinstance(policy, ActorCriticPolicy):
+        policy.predict_values(observations)
+    elif hasattr(policy, "critic") and batch is not None:
+        policy.critic(observations, batch.actions)  # type: ignore[operator]
+
+
+def _signal_to_noise_of_critics(model: SAC | TD3, batch: ReplayBufferSamples) -> dict[str, float]:
+    """Look at the gradients of the critics' own loss; that of other learners' value functions is not computed here."""
+    figures = {}
+    with th.no_grad():
+        targets = _targets(model, batch)
+    features = model.critic.extract_features(batch.observations, model.critic.features_extractor)
+    inputs = th.cat([features.detach(), batch.actions], dim=1)
+    for name, network in networks(model).items():
+        if name != "actor":
+            losses: list[th.Tensor] = []
+            seen = passages(network, partial(_add_loss, network, inputs, targets, losses))
+            figures[f"gradient_snr_{name}"] = _signal_to_noise(seen, losses[0])
+    return figures
+
+
+def _add_loss(network: nn.Module, inputs: th.Tensor, targets: th.Tensor, losses: list[th.Tensor]) -> None:
+    losses.append(0.5 * (network(inputs) - targets).square().sum())
 
 
 def _activity(seen: list[Passage]) -> Mapping[str, float]:
@@ -89,7 +127,7 @@ def _signal_to_noise(seen: list[Passage], loss: th.Tensor) -> float:
     return float(th.cat(ratios).mean())
 
 
-def _targets(model: OffPolicyAlgorithm, batch: ReplayBufferSamples) -> th.Tensor:
+def _targets(model: SAC | TD3, batch: ReplayBufferSamples) -> th.Tensor:
     """Give what the critics learn to predict, as the learners compute it; shape ``(batch, 1)``."""
     entropy: th.Tensor | float = 0.0
     if isinstance(model, SAC):
@@ -98,7 +136,6 @@ def _targets(model: OffPolicyAlgorithm, batch: ReplayBufferSamples) -> th.Tensor
         entropy = ent_coef * log_prob.reshape(-1, 1)
         target = model.critic_target
     else:
-        assert isinstance(model, TD3)
         noise = th.randn_like(batch.actions) * model.target_policy_noise
         noise = noise.clamp(-model.target_noise_clip, model.target_noise_clip)
         actions = (model.actor_target(batch.next_observations) + noise).clamp(-1, 1)
@@ -109,14 +146,21 @@ def _targets(model: OffPolicyAlgorithm, batch: ReplayBufferSamples) -> th.Tensor
 
 
 @contextmanager
-def _without_trace(buffer: ReplayBuffer) -> Iterator[None]:
-    """Put back all that a batch draws from: what is only looked at must not change the run."""
+def _without_trace(model: BaseAlgorithm) -> Iterator[None]:
+    """Put back all that a batch draws from, and what a pass changes: what is only looked at must not change the run."""
+    buffer = getattr(model, "replay_buffer", None)
+    # CrossQ's networks count what passes through them in training.
+    in_training = [module for module in model.policy.modules() if module.training]
     numpy_state = np.random.get_state()
     drawn = buffer.batches_drawn if isinstance(buffer, RedrawnReplayBuffer) else None
     try:
+        for module in in_training:
+            module.training = False
         with th.random.fork_rng():
             yield
     finally:
+        for module in in_training:
+            module.training = True
         np.random.set_state(numpy_state)
         if isinstance(buffer, RedrawnReplayBuffer) and drawn is not None:
             buffer.batches_drawn = drawn

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sparse_rl.agents.build import learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
-from sparse_rl.agents.recipe import algorithms, learner_of, parse_yaml
-from sparse_rl.names import unknown
+from sparse_rl.agents.recipe import check_algorithm, learner_of, parse_yaml
 from sparse_rl.training.run_folder import file_name
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
@@ -41,12 +40,13 @@ def evaluate(
     """
     config = read_config(folder)
     algorithm, environment = str(config.get("algo")), str(config.get("env"))
-    if algorithm not in algorithms():
-        raise InputError(unknown("algorithm", algorithm, algorithms()))
+    check_algorithm(algorithm)
     learner = learner_of(algorithm)
-    # Nothing will be learnt: neither a large replay buffer nor fresh noise for it is needed.
-    hyperparameters = config["hyperparameters"] | {"replay": "observed", "buffer_size": 1}
-    hyperparameters = check_recipe(hyperparameters, learner_defaults(learner))
+    defaults = learner_defaults(learner)
+    # Nothing will be learnt: neither a large buffer nor fresh noise for it is needed.
+    smallest = {"buffer_size": 1} if "buffer_size" in defaults else {"n_steps": 2, "batch_size": 2}
+    smallest = {key: value for key, value in smallest.items() if key in defaults}
+    hyperparameters = check_recipe(config["hyperparameters"] | {"replay": "observed"} | smallest, defaults)
     env = make_vec_env(environment, 1, seed, env_kwargs=config.get("env_kwargs"))
     try:
         model = make_model(learner, hyperparameters, env, seed, device="cpu")
@@ -58,7 +58,7 @@ def evaluate(
     return np.asarray(returns, dtype=np.float64)
 
 
-def _load(model: OffPolicyAlgorithm, file: Path) -> None:
+def _load(model: BaseAlgorithm, file: Path) -> None:
     if not file.exists():
         raise InputError(f"There is no agent {str(file)!r}.")
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch as th
 import yaml
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -19,7 +20,6 @@ from stable_baselines3.common.callbacks import (
     ProgressBarCallback,
 )
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents.build import (
@@ -29,6 +29,7 @@ from sparse_rl.agents.build import (
     replay_callbacks,
     replay_footprint,
 )
+from sparse_rl.agents.learners import check_actions
 from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.envs import NonFiniteObservationError
@@ -75,11 +76,12 @@ class Experiment:
         self.evaluation: EvaluationCallback | None = None
         self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
         self.eval_env: VecEnv | None = None
+        learner = learner_of(plan.algo)
         try:
-            self._announce_replay()
-            self.model: OffPolicyAlgorithm = make_model(
-                learner_of(plan.algo), self.hyperparameters, self.env, plan.seed, plan.device
-            )
+            check_actions(learner, self.env.action_space, plan.env)
+            if "buffer_size" in self.hyperparameters:
+                self._announce_replay()
+            self.model: BaseAlgorithm = make_model(learner, self.hyperparameters, self.env, plan.seed, plan.device)
             if self.method is not None:
                 for layer in sparse_layers(self.model.policy).values():
                     self.method.check(layer.budget)
@@ -232,7 +234,9 @@ class Experiment:
         description = {name: value for name, value in vars(self.plan).items() if value is not None}
         description["hyperparameters"] = dict(self.hyperparameters)
         description["num_threads"] = th.get_num_threads()  # another number rounds otherwise
-        packages = ("torch", "stable_baselines3", "gymnasium", "mujoco", "numba", "numpy")
+        packages = ["torch", "stable_baselines3", "gymnasium", "mujoco", "numba", "numpy"]
+        if (home := type(self.model).__module__.partition(".")[0]) == "sb3_contrib":
+            packages.append(home)
         versions = {"sparse_rl": __version__, "python": platform.python_version()}
         versions |= {name: importlib.metadata.version(name) for name in packages}
         return {**description, "versions": versions, "platform": platform.platform(), "commit": commit()}

@@ -1,15 +1,16 @@
 """One look at the input layers of an agent: how many connections lead to real features, and to noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sparse_rl.metrics import connections_per_feature, linear_layers
 from sparse_rl.nn import SparseLinear
+from sparse_rl.sb3.networks import networks_of
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,10 @@ class Measurement:
     The input layer of one network at one time; a figure that does not exist is ``None``.
 
     :param step: environment steps so far
-    :param network: ``"actor"``, ``"qf0"``, ``"qf1"``
+    :param network: ``"actor"``, ``"qf0"``, ``"qf1"``; see :func:`~sparse_rl.sb3.networks.networks_of`
     :param real: active weights per real feature
     :param noise: active weights per noise feature
-    :param action: active weights per action entry, which only critics have
+    :param action: active weights per action entry, which only critics of continuous actions have
     :param real_abs: mean magnitude of the active weights at real features
     :param noise_abs: the same at noise features
     :param action_abs: the same at action entries
@@ -40,23 +41,23 @@ class Measurement:
 FIGURES = [field.name for field in fields(Measurement)][2:]
 
 
-def networks(model: OffPolicyAlgorithm) -> Mapping[str, nn.Module]:
+def networks(model: BaseAlgorithm) -> Mapping[str, nn.Module]:
     """
     Find an agent's networks, without its target networks.
 
-    :param model: a SAC or TD3 agent
-    :return: ``{"actor": ..., "qf0": ..., "qf1": ...}``
+    :param model: an agent
+    :return: the one that acts, then the others: ``{"actor": ..., "qf0": ..., "qf1": ...}``, or as
+        :func:`~sparse_rl.sb3.networks.networks_of` names them
     """
-    critics: Sequence[nn.Module] = model.critic.q_networks  # type: ignore[attr-defined]
-    return {"actor": model.actor, **{f"qf{i}": network for i, network in enumerate(critics)}}
+    return {name: network.module(model.policy) for name, network in networks_of(model.policy).items()}
 
 
-def input_layers(model: OffPolicyAlgorithm) -> Mapping[str, SparseLinear | nn.Linear]:
+def input_layers(model: BaseAlgorithm) -> Mapping[str, SparseLinear | nn.Linear]:
     """
     Find the input layers of an agent's networks.
 
-    :param model: a SAC or TD3 agent
-    :return: ``{"actor": ..., "qf0": ..., "qf1": ...}``
+    :param model: an agent
+    :return: the layers by the names of the networks
     """
     return {name: linear_layers(network)[0] for name, network in networks(model).items()}
 

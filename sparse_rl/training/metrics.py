@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
 from sparse_rl.metrics import (
@@ -17,6 +18,8 @@ from sparse_rl.metrics import (
     weights_of,
 )
 from sparse_rl.nn import SparseLinear, sparse_layers
+from sparse_rl.sb3.networks import networks_of
+from sparse_rl.sb3.steps import gradient_steps
 from sparse_rl.topology import Topology
 from sparse_rl.training.diagnostics import diagnose
 from sparse_rl.training.measurement import networks
@@ -35,17 +38,19 @@ class MetricsCallback(BaseCallback):
         #: Floating-point operations of all gradient steps so far, and what they would be if all layers were dense.
         self.flops, self.dense_flops = 0, 0
         self._updates = 0
+        self._kinds: dict[str, str] = {}
         self._layers: dict[str, list[SparseLinear | nn.Linear]] = {}
         self._dense: dict[str, int] = {}
         self._first: dict[str, dict[str, Topology]] = {}
         self._last: dict[str, dict[str, Topology]] = {}
 
     def _on_training_start(self) -> None:
-        self._updates = self._off_policy._n_updates
+        self._updates = self.model._n_updates
         # Found once: the search takes longer than a step can spare.
-        self._layers = {name: linear_layers(network) for name, network in networks(self._off_policy).items()}
-        self._dense = {name: count_dense_weights(network) for name, network in networks(self._off_policy).items()}
-        self._first = self._last = _topologies(self._off_policy)
+        self._kinds = {name: network.kind for name, network in networks_of(self.model.policy).items()}
+        self._layers = {name: linear_layers(network) for name, network in networks(self.model).items()}
+        self._dense = {name: count_dense_weights(network) for name, network in networks(self.model).items()}
+        self._first = self._last = _topologies(self.model)
 
     def _on_rollout_start(self) -> None:
         self._charge()
@@ -56,33 +61,24 @@ class MetricsCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self._charge()
 
-    @property
-    def _off_policy(self) -> OffPolicyAlgorithm:
-        assert isinstance(self.model, OffPolicyAlgorithm)
-        return self.model
-
     def _charge(self) -> None:
         """Add the cost of the gradient steps since the last call."""
-        before, now = self._updates, self._off_policy._n_updates
+        before, now = self._updates, self.model._n_updates
         if now == before:
             return
         self._updates = now
-        delay: int = getattr(self.model, "policy_delay", 1)
-        batch_size = self._off_policy.batch_size
-        for name, layers in self._layers.items():
-            updates = now // delay - before // delay if name == "actor" else now - before
-            self.flops += training_flops(sum(map(weights_of, layers)), batch_size, updates)
-            self.dense_flops += training_flops(self._dense[name], batch_size, updates)
+        for name, kind in self._kinds.items():
+            transitions = _transitions(self.model, kind, before, now)
+            self.flops += training_flops(sum(map(weights_of, self._layers[name])), transitions, 1)
+            self.dense_flops += training_flops(self._dense[name], transitions, 1)
 
     def record(self) -> None:
         """Look now, and hand the figures to the logger."""
         self._charge()
-        figures: dict[str, float] = {f"cost/{name}": value for name, value in _costs(self._off_policy).items()}
+        figures: dict[str, float] = {f"cost/{name}": value for name, value in _costs(self.model).items()}
         figures["cost/training_flops"] = self.flops
-        buffer = self._off_policy.replay_buffer
-        if buffer is not None and buffer.size():  # the first step is stored after it was counted
-            figures |= {f"plasticity/{name}": value for name, value in diagnose(self._off_policy).items()}
-        now = _topologies(self._off_policy)
+        figures |= {f"plasticity/{name}": value for name, value in diagnose(self.model).items()}
+        now = _topologies(self.model)
         for name, topologies in now.items():
             figures[f"sparsity/overlap_start/{name}"] = topology_overlap(self._first[name], topologies)
             figures[f"sparsity/overlap_last/{name}"] = topology_overlap(self._last[name], topologies)
@@ -91,7 +87,7 @@ class MetricsCallback(BaseCallback):
             # Curves, not tables: on the console they would drown all else.
             self.logger.record(name, value, exclude=("stdout", "log"))
 
-    def summary(self, model: OffPolicyAlgorithm) -> dict[str, Any]:
+    def summary(self, model: BaseAlgorithm) -> dict[str, Any]:
         """
         Say what the agent cost, for the run's summary.
 
@@ -99,13 +95,24 @@ class MetricsCallback(BaseCallback):
         :return: weights and floating-point operations, and what they would be if all layers were dense
         """
         training = {"training_flops": self.flops, "dense_training_flops": self.dense_flops}
-        return {"gradient_steps": model._n_updates, **_costs(model), **training}
+        return {"gradient_steps": gradient_steps(model), **_costs(model), **training}
 
 
-def _costs(model: OffPolicyAlgorithm) -> Mapping[str, int]:
-    """Count the weights of actor and critics, and the operations that choose one action."""
-    agent = nn.ModuleList(networks(model).values())
-    actor = networks(model)["actor"]
+def _transitions(model: BaseAlgorithm, kind: str, before: int, now: int) -> int:
+    """Count the transitions that a network was trained on, each as often as it was, between two counts of updates."""
+    if isinstance(model, OnPolicyAlgorithm):
+        # TRPO's actor takes one step on all of a rollout; what finds its direction is not counted.
+        epochs: int = getattr(model, "n_critic_updates", 1) if kind == "critic" else 1
+        return (now - before) * epochs * model.n_steps * model.n_envs
+    delay: int = getattr(model, "policy_delay", 1) if kind == "actor" else 1
+    batch_size: int = model.batch_size  # type: ignore[attr-defined]
+    return (now // delay - before // delay) * batch_size
+
+
+def _costs(model: BaseAlgorithm) -> Mapping[str, int]:
+    """Count the weights of all networks, and the operations that choose one action."""
+    every = list(networks(model).values())
+    agent, actor = nn.ModuleList(every), every[0]
     return {
         "weights": count_weights(agent),
         "dense_weights": count_dense_weights(agent),
@@ -114,7 +121,7 @@ def _costs(model: OffPolicyAlgorithm) -> Mapping[str, int]:
     }
 
 
-def _topologies(model: OffPolicyAlgorithm) -> dict[str, dict[str, Topology]]:
+def _topologies(model: BaseAlgorithm) -> dict[str, dict[str, Topology]]:
     """Give the topologies of the networks that have sparse layers."""
     found = {name: sparse_layers(network) for name, network in networks(model).items()}
     return {name: {key: layer.topology for key, layer in layers.items()} for name, layers in found.items() if layers}

@@ -21,13 +21,16 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def connectivity_picture(
-    measurements: Sequence[Measurement], connections: NDArray[np.int64], real: NDArray[np.bool_], title: str
+    measurements: Sequence[Measurement],
+    connections: Mapping[str, NDArray[np.int64]],
+    real: NDArray[np.bool_],
+    title: str,
 ) -> Figure:
     """
-    Draw how all networks' connections moved over time, and where the actor's are now.
+    Draw how all networks' connections moved over time, and where those of the one that acts are now.
 
     :param measurements: all measurements of a run
-    :param connections: the actor's connections per input feature
+    :param connections: connections per input feature, for each network; the one that acts is the first
     :param real: which entries of the observation are real
     :param title: title of the picture
     :return: the picture
@@ -48,8 +51,9 @@ def connectivity_picture(
     left.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
     left.legend(fontsize="small", ncols=2)
     left.grid(alpha=0.3)
-    _draw_features(right, connections, real)
-    right.set_title("Actor, now")
+    acting, counts = next(iter(connections.items()))
+    _draw_features(right, counts, real)
+    right.set_title(f"{acting.capitalize()}, now")
     return figure
 
 

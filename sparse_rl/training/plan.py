@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparse_rl.agents.checks import SPARSE_KEYS, InputError, Number, check_recipe
-from sparse_rl.agents.recipe import Recipe, load_recipe, override, parse_assignments
+from sparse_rl.agents.recipe import Recipe, learner_of, load_recipe, override, parse_assignments
 from sparse_rl.envs import EnvironmentId
 
 MAX_SEED = 2**31 - 1
@@ -112,13 +112,25 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     """
     hyperparameters = {**DEFAULTS, **learner_defaults, **check_recipe(recipe, learner_defaults)}
     hyperparameters = {key: value for key, value in hyperparameters.items() if value is not None}
+    is_off_policy = "buffer_size" in learner_defaults
+    learner = learner_of(args.algo)
+    if "screening" in hyperparameters and not is_off_policy:
+        raise InputError(
+            f"Screening looks at the random warm-up in a replay buffer, and {learner} has neither: choose another "
+            "method, or an off-policy learner such as sac."
+        )
     obstacle = _obstacle_to_redrawing(environment)
+    if obstacle is None and not is_off_policy:
+        obstacle = f"cannot redraw its noise for {learner}, which learns from what it has just seen, without a replay"
+    is_chosen = "replay" in hyperparameters
     if hyperparameters.setdefault("replay", "observed" if obstacle else "redrawn") == "redrawn" and obstacle:
         raise InputError(f"{args.env!r} {obstacle}: use `--replay observed`.")
     steps = hyperparameters["n_timesteps"]
     hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 2)))
     notes = []
-    if hyperparameters["learning_starts"] >= steps and not _sets_learning_starts(args, environment):
+    if environment.noise is not None and not is_off_policy and not is_chosen:
+        notes.append(f"{learner} has no replay buffer: it learns from noise as it was observed, nothing is redrawn.")
+    if hyperparameters.get("learning_starts", 0) >= steps and not _sets_learning_starts(args, environment):
         notes.append(
             f"learning_starts reduced from {hyperparameters['learning_starts']} to {steps // 10}, a tenth of all "
             "steps, so that the agent learns at all."

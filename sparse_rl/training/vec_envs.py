@@ -35,7 +35,7 @@ def make_vec_env(
     environment: str, n_envs: int, seed: int, kind: str = "dummy", env_kwargs: Mapping[str, Any] | None = None
 ) -> VecEnv:
     """
-    Make the vectorised form of an environment, and check that SAC and TD3 can learn in it.
+    Make the vectorised form of an environment, and check that its observations can be learnt from.
 
     :param environment: id of the environment
     :param n_envs: number of copies
@@ -43,7 +43,7 @@ def make_vec_env(
     :param kind: ``"dummy"`` for one process, ``"subproc"`` for one process each
     :param env_kwargs: arguments of the environment
     :return: the environment, each copy in a :class:`RunMonitor`
-    :raises InputError: if observations or actions are not of a kind that can be learnt from
+    :raises InputError: if observations are not of a kind that can be learnt from
     :raises ValueError: if the environment cannot be made
     """
 
@@ -77,13 +77,11 @@ def make_vec_env(
 
 
 def _check(environment: str, env: gym.Env[Any, Any]) -> None:
-    for name, space in (("observations", env.observation_space), ("actions", env.action_space)):
-        if not isinstance(space, Box):
-            raise InputError(f"{environment!r} has {name} of kind {type(space).__name__}; SAC and TD3 need Box {name}.")
+    if not isinstance(env.observation_space, Box):
+        kind = type(env.observation_space).__name__
+        raise InputError(f"{environment!r} has observations of kind {kind}; the learners here need Box observations.")
     if len(env.observation_space.shape or ()) != 1:
         raise InputError(f"{environment!r} has observations of shape {env.observation_space.shape}, not a vector.")
-    if not np.isfinite([env.action_space.low, env.action_space.high]).all():  # type: ignore[attr-defined]
-        raise InputError(f"{environment!r} has unbounded actions; SAC and TD3 need bounds.")
     observation, _ = env.reset(seed=0)
     if not np.isfinite(observation).all():
         raise InputError(f"{environment!r} gives NaN or infinite observations, from which nothing can be learnt.")

@@ -1,0 +1,83 @@
+"""The learners by name: our own SAC and TD3, and the others as Stable-Baselines3 and sb3-contrib have them."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from sparse_rl.agents.checks import InputError
+from sparse_rl.names import unknown
+
+_BOX, _DISCRETE = (spaces.Box,), (spaces.Discrete,)
+_ANY = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+# The module and the class of each, and the kinds of actions that it can choose.
+LEARNERS: Mapping[str, tuple[str, str, tuple[type[spaces.Space[Any]], ...]]] = {
+    "sac": ("sparse_rl.agents.sac", "SAC", _BOX),
+    "td3": ("sparse_rl.agents.td3", "TD3", _BOX),
+    "a2c": ("stable_baselines3", "A2C", _ANY),
+    "ddpg": ("stable_baselines3", "DDPG", _BOX),
+    "dqn": ("stable_baselines3", "DQN", _DISCRETE),
+    "ppo": ("stable_baselines3", "PPO", _ANY),
+    "crossq": ("sb3_contrib", "CrossQ", _BOX),
+    "qrdqn": ("sb3_contrib", "QRDQN", _DISCRETE),
+    "tqc": ("sb3_contrib", "TQC", _BOX),
+    "trpo": ("sb3_contrib", "TRPO", _ANY),
+}
+
+
+def learner_class(learner: str) -> type[BaseAlgorithm]:
+    """
+    Find the class of a learner.
+
+    :param learner: its name, for example ``"ppo"``
+    :return: the class
+    :raises InputError: if there is no such learner, or it is in a package that is not installed
+    """
+    if learner not in LEARNERS:
+        raise InputError(unknown("learner", learner, LEARNERS))
+    module, name, _ = LEARNERS[learner]
+    if find_spec(module) is None:
+        raise InputError(
+            f"The learner {learner!r} is in sb3-contrib, which is not installed: "
+            "pip install -c constraints.txt -e '.[contrib]'"
+        )
+    found: type[BaseAlgorithm] = getattr(import_module(module), name)
+    return found
+
+
+def dense_policy(learner: str) -> type[BasePolicy]:
+    """
+    Find the policy that a learner has without this project.
+
+    :param learner: its name
+    :return: the class that it calls ``MlpPolicy``
+    :raises InputError: see :func:`learner_class`
+    """
+    return learner_class(learner).policy_aliases["MlpPolicy"]
+
+
+def check_actions(learner: str, space: spaces.Space[Any], environment: str) -> None:
+    """
+    Check that a learner can choose the actions of an environment.
+
+    :param learner: its name
+    :param space: the environment's action space
+    :param environment: its id, for the error message
+    :raises InputError: if it cannot
+    """
+    kinds = LEARNERS[learner][2]
+    if not isinstance(space, kinds):
+        others = ", ".join(sorted(name for name, (_, _, able) in LEARNERS.items() if isinstance(space, able)))
+        raise InputError(
+            f"{environment!r} has actions of kind {type(space).__name__}; {learner} needs {kinds[0].__name__} actions. "
+            + (f"Learners for these actions: {others}." if others else "No learner here can choose these.")
+        )
+    is_off_policy = issubclass(learner_class(learner), OffPolicyAlgorithm)
+    if isinstance(space, spaces.Box) and is_off_policy and not np.isfinite([space.low, space.high]).all():
+        raise InputError(f"{environment!r} has unbounded actions; {learner} needs bounds.")
