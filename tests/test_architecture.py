@@ -8,14 +8,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {  # what each may import of the others; docs/architecture.md says why
+    "storage": set(),
     "topology": set(),
     "kernels": set(),
     "envs": set(),
     "nn": {"kernels", "topology"},
     "metrics": {"nn", "topology"},
     "sb3": {"kernels", "nn", "topology"},
-    "agents": {"envs", "kernels", "nn", "sb3", "topology"},
-    "training": {"agents", "envs", "metrics", "nn", "sb3", "topology"},
+    "agents": {"envs", "kernels", "nn", "sb3", "storage", "topology"},
+    "training": {"agents", "envs", "metrics", "nn", "sb3", "storage", "topology"},
 }
 STABLE_BASELINES3 = {"sb3", "agents", "training"}
 

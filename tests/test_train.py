@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from sparse_rl.agents.sac import SAC
+from sparse_rl.agents.saved import load_agent
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.nn import SparseLinear
 from sparse_rl.training.callbacks import PatienceCallback
@@ -36,13 +37,16 @@ WORDS = f"--algo anf-sac --env {ENV} -n 400 --seed 7 --update-interval 100 --eva
 QUICK = "--eval-episodes 1 -params buffer_size:1000 policy_kwargs.net_arch:[16,16] --log-folder"
 FILES = [
     "0.monitor.csv",
+    ENV,
     f"{ENV}.zip",
+    "best_model",
     "best_model.zip",
     "command.txt",
     "config.yml",
     "connectivity.csv",
     "connectivity.png",
     "evaluations.npz",
+    "rl_model_300_steps",
     "rl_model_300_steps.zip",
     "summary.yml",
 ]
@@ -266,8 +270,22 @@ def test_connectivity_is_written_for_people_and_programs(run: Run) -> None:
 @pytest.mark.parametrize("name", [f"{ENV}.zip", "best_model.zip", "rl_model_300_steps.zip"])
 def test_the_agent_loads(run: Run, name: str) -> None:
     model = SAC.load(run.folder / name, device="cpu")
-    action, _ = model.predict(np.zeros(40, np.float32))
+    observation = np.ones(40, np.float32)
+    action, _ = model.predict(observation, deterministic=True)
     assert action.shape == (1,)
+    again = load_agent(run.folder / name.removesuffix(".zip"))
+    assert type(again) is SAC
+    assert_equal(again.policy.state_dict(), model.policy.state_dict())
+    assert again.predict(observation, deterministic=True)[0] == action
+    assert again.num_timesteps == model.num_timesteps
+
+
+def test_a_run_from_before_there_were_safetensors_can_be_evaluated(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    for name in (ENV, "best_model", "rl_model_300_steps"):
+        (folder / name).rmdir()
+    assert evaluate(folder, 2, best=True).tolist() == evaluate(run.folder, 2, best=True).tolist()
 
 
 def test_the_agent_can_be_evaluated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -556,18 +574,23 @@ def test_a_signal_ends_an_evaluation_too(tmp_path: Path) -> None:
     assert (folder / f"{ENV}.zip").exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a zip", None])
+@pytest.mark.parametrize("name", [f"{ENV}.zip", f"{ENV}/model.safetensors", f"{ENV}/config.json"])
+@pytest.mark.parametrize("damage", [b"", b"nothing of the kind", None])
 def test_a_damaged_agent_is_refused(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: bytes | None
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
+    if name.endswith(".zip"):  # which is what counts where there is nothing else
+        shutil.rmtree(folder / ENV)
     if damage is None:
-        (folder / f"{ENV}.zip").unlink()
+        (folder / name).unlink()
     else:
-        (folder / f"{ENV}.zip").write_bytes(damage)
+        (folder / name).write_bytes(damage)
     assert evaluate_main([str(folder)]) == 2
-    assert "error: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert name in error
 
 
 @pytest.mark.parametrize(

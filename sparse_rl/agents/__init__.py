@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparse_rl.agents.dynamic_replay import DynamicReplayBuffer
+    from sparse_rl.agents.foreign import safe_load
     from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
     from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
     from sparse_rl.agents.sac import SAC
+    from sparse_rl.agents.saved import load_agent, save_agent
     from sparse_rl.agents.td3 import TD3
 
 __all__ = [
@@ -18,6 +20,9 @@ __all__ = [
     "MultiStepCallback",
     "ObservedReplayBuffer",
     "RedrawnReplayBuffer",
+    "load_agent",
+    "safe_load",
+    "save_agent",
 ]
 
 # Found on first use (PEP 562): the command line reads recipes before it needs PyTorch.
@@ -29,6 +34,9 @@ _LAZY = {
     "MultiStepCallback": "replay_callbacks",
     "ObservedReplayBuffer": "replay",
     "RedrawnReplayBuffer": "replay",
+    "load_agent": "saved",
+    "safe_load": "foreign",
+    "save_agent": "saved",
 }
 
 

@@ -1,5 +1,6 @@
 """Layers that store only their active weights."""
 
+from sparse_rl.nn.checking import check_state
 from sparse_rl.nn.levels import Stack
 from sparse_rl.nn.mlp import FeatureMajorMLP
 from sparse_rl.nn.rewiring import rewire_layer
@@ -12,6 +13,7 @@ __all__ = [
     "SMETAdam",
     "SparseLinear",
     "Stack",
+    "check_state",
     "density_of",
     "make_sparse",
     "rewire_layer",

@@ -127,7 +127,9 @@ class Topology:
             unsorted or duplicated
         """
         n_rows, n_columns = self.shape
-        lengths = self.row_ptr.diff()
+        if any(tensor.dtype != torch.int32 or tensor.dim() != 1 for tensor in (self.row_ptr, self.columns)):
+            raise ValueError("Row pointers and columns must be vectors of int32.")
+        lengths = self.row_ptr.to(torch.int64).diff()  # differences of int32 can overflow, and look positive
         if self.row_ptr.shape != (n_rows + 1,) or self.row_ptr[0] != 0 or self.row_ptr[-1] != self.active:
             raise ValueError(f"Row pointers must run from 0 to {self.active} in {n_rows + 1} steps.")
         if bool((lengths < 0).any()):

@@ -2,20 +2,22 @@
 
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from threading import Timer
 from types import FrameType
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sparse_rl.agents import save_agent
 from sparse_rl.metrics import learning_curve_area
 from sparse_rl.training.connectivity import NOT_SCALAR, ConnectivityCallback
 from sparse_rl.training.metrics import MetricsCallback
-from sparse_rl.training.run_folder import RunFolder
+from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.vec_envs import phase_of, set_phase
 
 
@@ -116,6 +118,25 @@ class PublishCallback(BaseCallback):
         self.folder.publish()
 
 
+class AgentsCallback(CheckpointCallback):
+    """
+    Save the agent every so often, in both forms.
+
+    :param folder: the folder of the run
+    :param every: calls between two times; each is a step in every environment
+    """
+
+    def __init__(self, folder: RunFolder, every: int) -> None:
+        super().__init__(every, str(folder.staging))
+        self.folder = folder
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.save_freq == 0:
+            file = self.folder.path / Path(self._checkpoint_path(extension="zip")).name
+            save_agent(self.model, agent_folder(file))
+        return super()._on_step()
+
+
 class HyperparametersCallback(BaseCallback):
     """
     Write what TensorBoard's HPARAMS tab compares, and the whole configuration as text.
@@ -177,6 +198,7 @@ class EvaluationCallback(EvalCallback):
         )
         self.connectivity = connectivity
         self.metrics = metrics
+        self.folder = folder
         self.every = every
         self.phase: int | None = None
         self.best_phase: int | None = None
@@ -231,6 +253,7 @@ class EvaluationCallback(EvalCallback):
         mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
         note = ""
         if self.best_mean_reward > best:
+            save_agent(self.model, agent_folder(self.folder.best_model))
             self.best_phase, note = phase, "  (best so far)"
         print(f"step {self.num_timesteps:>9,}: return {mean:.1f} +/- {std:.1f}{note}", flush=True)
         return goes_on

@@ -1,7 +1,8 @@
 """
 Evaluate the agent of a run: ``python -m sparse_rl.training.evaluate runs/anf-sac/HalfCheetah-noise98/1``.
 
-The networks are built from ``config.yml`` and filled with the tensors of the agent's file; nothing is unpickled.
+Nothing is unpickled. The agent of a run that was made before there were ``model.safetensors`` is built from
+``config.yml``, and filled with the tensors of its zip file.
 """
 
 import argparse
@@ -15,16 +16,20 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
 
+from sparse_rl.agents import load_agent
 from sparse_rl.agents.build import learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
+from sparse_rl.agents.filling import fill
+from sparse_rl.agents.foreign import read_zip
 from sparse_rl.agents.recipe import check_algorithm, learner_of, parse_yaml
-from sparse_rl.training.run_folder import file_name
+from sparse_rl.training.run_folder import agent_folder, file_name
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
 
 def evaluate(
-    folder: Path, episodes: int = 10, best: bool = False, seed: int = 0, phase: int | None = None
+    folder: Path, episodes: int = 10, best: bool = False, seed: int = 0, phase: int | None = None, trust: bool = False
 ) -> NDArray[np.float64]:
     """
     Let a trained agent act for some episodes, without exploration.
@@ -34,23 +39,28 @@ def evaluate(
     :param best: whether to take the agent that did best in an evaluation, instead of the last one
     :param seed: seed of the environment
     :param phase: the phase of a permuted environment; by default the one in which the agent was saved
+    :param trust: whether to import the package that the environment's id names, as in ``"package:Id"``: a run may be a
+        stranger's, but a package is code; one that is imported already needs no trust
     :return: the return of each episode
     :raises ValueError: if the folder does not describe a run
     :raises OSError: if a file cannot be read
     """
     config = read_config(folder)
-    algorithm, environment = str(config.get("algo")), str(config.get("env"))
-    check_algorithm(algorithm)
-    learner = learner_of(algorithm)
-    defaults = learner_defaults(learner)
-    # Nothing will be learnt: neither a large buffer nor fresh noise for it is needed.
-    smallest = {"buffer_size": 1} if "buffer_size" in defaults else {"n_steps": 2, "batch_size": 2}
-    smallest = {key: value for key, value in smallest.items() if key in defaults}
-    hyperparameters = check_recipe(config["hyperparameters"] | {"replay": "observed"} | smallest, defaults)
+    environment = str(config.get("env"))
+    package = environment.rpartition(":")[0]
+    if package and package not in sys.modules and not trust:
+        raise InputError(
+            f"The environment {environment!r} of {str(folder)!r} imports the package {package!r}, which can run any "
+            "code: add --trust if you know it."
+        )
+    file = folder / ("best_model.zip" if best else f"{file_name(environment)}.zip")
     env = make_vec_env(environment, 1, seed, env_kwargs=config.get("env_kwargs"))
     try:
-        model = make_model(learner, hyperparameters, env, seed, device="cpu")
-        _load(model, folder / ("best_model.zip" if best else f"{file_name(environment)}.zip"))
+        if agent_folder(file).exists():
+            model = load_agent(agent_folder(file))
+            model.set_env(env)  # refuses an environment with other spaces
+        else:
+            model = _from_zip(file, config, env, seed)
         set_phase(env, _phase_of_agent(folder, best) if phase is None else phase)
         returns, _ = evaluate_policy(model, env, episodes, return_episode_rewards=True)
     finally:
@@ -58,14 +68,22 @@ def evaluate(
     return np.asarray(returns, dtype=np.float64)
 
 
-def _load(model: BaseAlgorithm, file: Path) -> None:
+def _from_zip(file: Path, config: dict[str, Any], env: VecEnv, seed: int) -> BaseAlgorithm:
+    """Build the agent that ``config.yml`` describes, and fill in the tensors of its zip file."""
+    algorithm = str(config.get("algo"))
+    check_algorithm(algorithm)
+    learner = learner_of(algorithm)
+    defaults = learner_defaults(learner)
+    # Nothing will be learnt: neither a large buffer nor fresh noise for it is needed.
+    smallest = {"buffer_size": 1} if "buffer_size" in defaults else {"n_steps": 2, "batch_size": 2}
+    smallest = {key: value for key, value in smallest.items() if key in defaults}
+    hyperparameters = check_recipe(config["hyperparameters"] | {"replay": "observed"} | smallest, defaults)
+    model = make_model(learner, hyperparameters, env, seed, device="cpu")
     if not file.exists():
         raise InputError(f"There is no agent {str(file)!r}.")
-    try:
-        model.set_parameters(str(file))
-    except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{str(file)!r} is damaged, or not the agent that config.yml describes: {reason}") from error
+    _, policy, variables = read_zip(file)
+    fill(model, policy, variables, repr(str(file)))
+    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -126,13 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="K",
         help="of a permuted environment: how often its features have changed places (default: as when it was saved)",
     )
+    parser.add_argument("--trust", action="store_true", help="import the package of an environment 'package:Id'")
     args = parser.parse_args(arguments)
     if args.episodes < 1 or args.seed < 0:
         parser.error("--episodes must be at least 1 and --seed at least 0")
     threads = th.get_num_threads()
     th.set_num_threads(1)  # one observation at a time: more threads only get in each other's way
     try:
-        returns = evaluate(args.folder, args.episodes, args.best, args.seed, args.phase)
+        returns = evaluate(args.folder, args.episodes, args.best, args.seed, args.phase, args.trust)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,12 +16,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
-    CheckpointCallback,
     ProgressBarCallback,
 )
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
+from sparse_rl.agents import save_agent
 from sparse_rl.agents.build import (
     in_gradient_steps,
     make_method,
@@ -29,6 +29,7 @@ from sparse_rl.agents.build import (
     replay_callbacks,
     replay_footprint,
 )
+from sparse_rl.agents.description import Description
 from sparse_rl.agents.learners import check_actions
 from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
@@ -37,6 +38,7 @@ from sparse_rl.metrics import learning_curve_area
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
 from sparse_rl.training.callbacks import (
+    AgentsCallback,
     EvaluationCallback,
     GuardCallback,
     HyperparametersCallback,
@@ -46,7 +48,7 @@ from sparse_rl.training.callbacks import (
 from sparse_rl.training.connectivity import ConnectivityCallback
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import Plan
-from sparse_rl.training.run_folder import RunFolder
+from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.vec_envs import make_vec_env, phase_of, start_logs
 from sparse_rl.version import __version__
 
@@ -82,6 +84,7 @@ class Experiment:
             if "buffer_size" in self.hyperparameters:
                 self._announce_replay()
             self.model: BaseAlgorithm = make_model(learner, self.hyperparameters, self.env, plan.seed, plan.device)
+            Description.of(self.model).to_json()  # or the trained agent could not be saved
             if self.method is not None:
                 for layer in sparse_layers(self.model.policy).values():
                     self.method.check(layer.budget)
@@ -174,6 +177,7 @@ class Experiment:
         folder.discard()  # if something was being written when training ended, it is not complete
         self.model.save(folder.staging / folder.model.name)
         folder.publish()
+        save_agent(self.model, agent_folder(folder.model))
         folder.write_yaml("summary.yml", self._summary())
         last = phase_of(self.env)
         if last is not None:
@@ -193,8 +197,7 @@ class Experiment:
             callbacks.append(TopologyCallback(self.method))
         callbacks += [connectivity, HyperparametersCallback(self._comparable(), configuration)]
         if self.plan.save_freq > 0:
-            # It counts calls, of which each is a step in every environment.
-            callbacks.append(CheckpointCallback(max(1, self.plan.save_freq // n_envs), str(folder.staging)))
+            callbacks.append(AgentsCallback(folder, max(1, self.plan.save_freq // n_envs)))
         if self.eval_env is not None:
             frequency, episodes = hyperparameters["eval_freq"], hyperparameters["eval_episodes"]
             self.evaluation = EvaluationCallback(

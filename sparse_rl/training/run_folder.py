@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from sparse_rl.storage import move_into_place, write_atomically
+
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed
 
 
@@ -49,7 +51,7 @@ class RunFolder:
     def publish(self) -> None:
         """Move all files out of :attr:`staging`; each replaces its predecessor in one step."""
         for entry in os.scandir(self.staging):
-            os.replace(entry.path, self.path / entry.name)
+            move_into_place(Path(entry.path), self.path / entry.name)
 
     def write_text(self, name: str, text: str) -> None:
         """
@@ -58,8 +60,7 @@ class RunFolder:
         :param name: its name
         :param text: its content
         """
-        (self.staging / name).write_text(text, encoding="utf-8")
-        os.replace(self.staging / name, self.path / name)
+        write_atomically(self.path / name, lambda file: file.write(text.encode("utf-8")))
 
     def write_yaml(self, name: str, content: dict[str, Any]) -> None:
         """
@@ -82,6 +83,16 @@ class RunFolder:
     def close(self) -> None:
         """Remove :attr:`staging`, with whatever has not been published."""
         shutil.rmtree(self.staging)
+
+
+def agent_folder(file: Path) -> Path:
+    """
+    Name the folder of the same agent in the form that is safe to load.
+
+    :param file: an agent's zip file in a run's folder
+    :return: the folder beside it, for :func:`sparse_rl.agents.load_agent`
+    """
+    return file.with_suffix("")
 
 
 def file_name(environment: str) -> str:

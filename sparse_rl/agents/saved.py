@@ -1,0 +1,83 @@
+"""
+Agents on disk that are safe to load, whoever made them: ``model.safetensors`` and ``config.json`` in a folder.
+
+``config.json`` is a :class:`~sparse_rl.agents.description.Description`, from which the agent is built;
+``model.safetensors`` has the tensors. What an agent needs to go on learning exactly where it stopped (replay,
+optimizers, generators) is not part of it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sparse_rl.agents.description import Description
+from sparse_rl.agents.filling import fill, variables_of
+from sparse_rl.storage import (
+    StorageError,
+    load_tensors,
+    open_regular,
+    parse_json,
+    save_tensors,
+    write_atomically,
+)
+
+MODEL, CONFIG = "model.safetensors", "config.json"
+MOST_CONFIG_BYTES = 2**22
+_POLICY = "policy."  # before the names of the policy's tensors
+
+
+def save_agent(model: BaseAlgorithm, folder: Path | str) -> None:
+    """
+    Save an agent as ``model.safetensors`` and ``config.json``.
+
+    :param model: the agent: of this project, Stable-Baselines3 or sb3-contrib
+    :param folder: where to put the two files; it is made if need be, and an agent that is there already is replaced
+    :raises ValueError: if the agent has parts that have no description, such as a class of your own
+    :raises OSError: if a file cannot be written
+    """
+    folder = Path(folder)
+    config = json.dumps(Description.of(model).to_json(), indent=1, allow_nan=False) + "\n"
+    # Copies: some policies have one extractor of features under several names.
+    tensors = {f"{_POLICY}{name}": tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CONFIG, lambda file: file.write(config.encode()))
+    save_tensors(folder / MODEL, tensors | variables_of(model), {"num_timesteps": model.num_timesteps})
+
+
+def load_agent(
+    folder: Path | str, env: GymEnv | None = None, device: str = "cpu", max_bytes: int = 2**30, **changes: Any
+) -> BaseAlgorithm:
+    """
+    Load an agent, which may be a stranger's: no code in its files is run, and no more memory taken than they justify.
+
+    The agent is built from ``config.json``. Only when the tensors of ``model.safetensors`` have the names, shapes and
+    dtypes that it needs, the topologies are valid and the numbers finite, are they copied.
+
+    :param folder: what :func:`save_agent` wrote to
+    :param env: where it is to go on learning, with an empty replay buffer and fresh optimizers; ``None`` to act only
+    :param device: where the networks live
+    :param max_bytes: how large the file of tensors may be
+    :param changes: arguments of the algorithm that go before the stored ones, or are not stored: ``action_noise``,
+        ``replay_buffer_class``, ``tensorboard_log``, ...
+    :return: the agent
+    :raises StorageError: if a file is damaged, lies, or does not fit the other one or ``env``
+    :raises OSError: if a file cannot be read
+    """
+    folder = Path(folder)
+    file, where = folder / MODEL, repr(str(folder / CONFIG))
+    with open_regular(folder / CONFIG, MOST_CONFIG_BYTES) as (config, _):
+        given = parse_json(config.read(MOST_CONFIG_BYTES), where)
+    description = Description.from_json(given, where)
+    tensors, metadata = load_tensors(file, max_bytes)
+    steps = metadata.get("num_timesteps", 0)
+    if type(steps) is not int or steps < 0:
+        raise StorageError(f"num_timesteps in {str(file)!r} must be a whole number, not {str(steps)[:80]!r}.")
+    model = description.build(env, device, where, **changes)
+    policy = {name.removeprefix(_POLICY): each for name, each in tensors.items() if name.startswith(_POLICY)}
+    rest = {name: each for name, each in tensors.items() if not name.startswith(_POLICY)}
+    fill(model, policy, rest, repr(str(file)))
+    model.num_timesteps = steps
+    return model

@@ -1,0 +1,88 @@
+"""Attack: YAML, whose tags can name what shall be run, and whose aliases can multiply."""
+
+from pathlib import Path
+
+import pytest
+from _experiment.grid import read_grid
+from conftest import Payload, Warden
+
+from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.recipe import load_recipe, parse_assignments
+from sparse_rl.training.evaluate import evaluate, main, read_config
+
+
+@pytest.fixture(params=["!!python/object/apply:os.mkdir [{}]", "!!python/object/new:os.mkdir [[{}]]"])
+def text(request: pytest.FixtureRequest, payload: Payload) -> str:
+    """Give YAML that leaves a trace when an unsafe loader reads it."""
+    return str(request.param).format(f"'{payload.trace}'")
+
+
+REFUSAL = "could not determine a constructor for the tag 'tag:yaml.org,2002:python/object"
+
+
+def test_the_trap_is_armed(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    trace = tmp_path / "trace"
+    yaml.unsafe_load(f"!!python/object/apply:os.mkdir ['{trace}']")
+    assert trace.exists()
+
+
+def test_the_configuration_of_a_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yml").write_text(f"hyperparameters: {text}\n")
+    with pytest.raises(InputError, match=REFUSAL):
+        read_config(tmp_path)
+
+
+def test_the_phases_of_a_run(tmp_path: Path, agent: Path, text: str) -> None:
+    (tmp_path / "config.yml").write_text("{algo: sac, env: Pendulum-v1, hyperparameters: {}}")
+    (tmp_path / "phases.yml").write_text(f"last: {text}\n")
+    agent.rename(tmp_path / "Pendulum-v1")
+    with pytest.raises(InputError, match=REFUSAL):
+        evaluate(tmp_path, 1)
+
+
+def test_recipes(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "recipe.yml"
+    file.write_text(f"default:\n  gamma: {text}\n")
+    with pytest.raises(InputError, match=REFUSAL):
+        load_recipe("sac", "Hopper", file=file)
+
+
+def test_words_of_the_command_line(text: str) -> None:
+    with pytest.raises(InputError, match=REFUSAL):
+        parse_assignments([f"gamma:{text}"])
+
+
+def test_grids(tmp_path: Path, text: str) -> None:
+    (tmp_path / "grid.yml").write_text(f"grid:\n  algo: {text}\n")
+    with pytest.raises(InputError, match=REFUSAL):
+        read_grid(tmp_path / "grid.yml")
+
+
+def test_packages_of_environments(
+    tmp_path: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A package beside a run, found because the run's folder is the present one."""
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(payload.trace)!r})\n")
+    (tmp_path / "config.yml").write_text("{algo: sac, env: 'evil:Pendulum-v1', hyperparameters: {}}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main([str(tmp_path)]) == 2
+    assert "imports the package 'evil', which can run any code: add --trust" in capsys.readouterr().err
+    assert not payload.trace.exists()
+    assert main([str(tmp_path), "--trust"]) == 2  # there is no agent, but the trap was armed
+    payload.trace.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+            f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+        ), "more than 10,000 values"),
+        ("[" * 100_000, "There is an error in"),
+    ],
+    ids=["aliases of aliases", "nested"],
+)  # fmt: skip
+def test_yaml_that_multiplies(tmp_path: Path, warden: Warden, text: str, message: str) -> None:
+    (tmp_path / "config.yml").write_text(text)
+    assert message in warden.refusal("config", tmp_path)

@@ -1,0 +1,150 @@
+"""Saved agents: what is loaded acts as what was saved, in our own form and from Stable-Baselines3's zip files."""
+
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.envs import FakeImageEnv
+
+from sparse_rl.agents import SAC, TD3, load_agent, safe_load, save_agent
+from sparse_rl.agents.saved import CONFIG
+from sparse_rl.agents.spaces import describe_space, make_space
+from sparse_rl.nn import SMETAdam, sparse_layers
+from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy
+
+SMALL = {"net_arch": [8, 8]}
+SPARSE = {**SMALL, "sparsity": 0.5, "optimizer_class": SMETAdam, "optimizer_kwargs": {"warmup_steps": 10}}
+AGENTS: list[tuple[type[BaseAlgorithm], Any, Any, dict[str, Any]]] = [
+    (SAC, SparseSACPolicy, "InvertedPendulum-noise90", {"buffer_size": 1, "policy_kwargs": SPARSE}),
+    (TD3, SparseTD3Policy, "Pendulum-v1", {"buffer_size": 1, "policy_kwargs": {**SMALL, "lambdas": [2]}}),
+    (sb3.SAC, "MlpPolicy", "Pendulum-v1", {"buffer_size": 1, "policy_kwargs": SMALL, "ent_coef": 0.1}),
+    (sb3.TD3, "MlpPolicy", "Pendulum-v1", {"buffer_size": 1, "policy_kwargs": {"activation_fn": torch.nn.Tanh}}),
+    (sb3.DDPG, "MlpPolicy", "Pendulum-v1", {"buffer_size": 1, "policy_kwargs": SMALL}),
+    (sb3.DQN, "MlpPolicy", "CartPole-v1", {"buffer_size": 1, "policy_kwargs": SMALL}),
+    (sb3.PPO, "MlpPolicy", "CartPole-v1", {"n_steps": 64, "clip_range": 0.3}),
+    (sb3.PPO, "CnnPolicy", FakeImageEnv, {"n_steps": 64, "policy_kwargs": {"net_arch": [4]}}),
+    (sb3.A2C, "MlpPolicy", "Pendulum-v1", {"use_sde": True}),
+]
+if find_spec("sb3_contrib"):
+    from sb3_contrib import TQC
+
+    AGENTS.append((TQC, "MlpPolicy", "Pendulum-v1", {"buffer_size": 1, "policy_kwargs": SMALL}))
+
+
+@pytest.fixture(params=AGENTS, ids=lambda agent: f"{agent[0].__module__.partition('.')[0]}.{agent[0].__name__}")
+def model(request: pytest.FixtureRequest) -> BaseAlgorithm:
+    algorithm, policy, env, arguments = request.param
+    # A copy: Stable-Baselines3 writes into the dictionary that it is given.
+    model: BaseAlgorithm = algorithm(
+        policy, env if isinstance(env, str) else env(), device="cpu", **deepcopy(arguments)
+    )
+    model.num_timesteps = 7
+    return model
+
+
+def actions(model: BaseAlgorithm) -> np.ndarray[Any, Any]:
+    model.observation_space.seed(1)
+    observations = np.stack([model.observation_space.sample() for _ in range(4)])
+    return model.predict(observations, deterministic=True)[0]
+
+
+def test_our_form(model: BaseAlgorithm, tmp_path: Path) -> None:
+    save_agent(model, tmp_path / "agent")
+    loaded = load_agent(tmp_path / "agent")
+    assert type(loaded) is type(model)
+    assert type(loaded.policy) is type(model.policy)
+    assert loaded.num_timesteps == 7
+    assert np.array_equal(actions(loaded), actions(model))
+    for name, tensor in model.policy.state_dict().items():
+        assert torch.equal(loaded.policy.state_dict()[name], tensor)
+    save_agent(loaded, tmp_path / "again")
+    stored = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("agent", "again")]
+    assert stored[0] == stored[1]
+
+
+def test_zip_files(model: BaseAlgorithm, tmp_path: Path) -> None:
+    model.save(tmp_path / "agent.zip")
+    loaded = safe_load(tmp_path / "agent.zip", type(model))
+    assert type(loaded) is type(model)
+    assert loaded.num_timesteps == 7
+    assert np.array_equal(actions(loaded), actions(model))
+    # Which algorithm it is need not be said, but ours look like Stable-Baselines3's, and DDPG is a TD3.
+    guess = safe_load(tmp_path / "agent.zip")
+    assert type(guess).__name__ == {"DDPG": "TD3"}.get(type(model).__name__, type(model).__name__)
+    assert np.allclose(actions(guess), actions(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["ours", "zip"])
+def test_a_loaded_agent_goes_on_learning(tmp_path: Path, form: str) -> None:
+    model = sb3.SAC(
+        SparseSACPolicy, "Pendulum-v1", buffer_size=100, learning_starts=10, batch_size=4, policy_kwargs=dict(SPARSE)
+    )
+    model.learn(20)
+    save_agent(model, tmp_path)
+    model.save(tmp_path / "agent.zip")
+    where = {"env": "Pendulum-v1", "gamma": 0.5}
+    loaded = load_agent(tmp_path, **where) if form == "ours" else safe_load(tmp_path / "agent.zip", **where)
+    assert isinstance(loaded, sb3.SAC)
+    assert (loaded.batch_size, loaded.buffer_size, loaded.gamma) == (4, 100, 0.5)
+    assert loaded.log_ent_coef is not None
+    assert torch.equal(loaded.log_ent_coef, model.log_ent_coef)
+    before = next(iter(sparse_layers(loaded.policy).values())).values.clone()
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 40
+    assert not torch.equal(before, next(iter(sparse_layers(loaded.policy).values())).values)
+
+
+def test_layers_may_have_changed_their_size(tmp_path: Path) -> None:
+    """A method that prunes or grows leaves another number of weights than the configuration starts with."""
+    model = SAC(SparseSACPolicy, "Pendulum-v1", buffer_size=1, policy_kwargs=dict(SPARSE))
+    other = SAC(SparseSACPolicy, "Pendulum-v1", buffer_size=1, policy_kwargs={**SPARSE, "sparsity": 0.9})
+    model.policy.load_state_dict(other.policy.state_dict())
+    save_agent(model, tmp_path)
+    assert np.array_equal(actions(load_agent(tmp_path)), actions(other))
+
+
+def test_a_schedule_is_described_by_how_it_begins(tmp_path: Path) -> None:
+    save_agent(sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, learning_rate=lambda left: 0.01 * left), tmp_path)
+    assert load_agent(tmp_path).learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy_kwargs", "message"),
+    [
+        (type("Own", (sb3.PPO,), {}), {}, "There is no description for agents of <class '.*Own'>"),
+        (sb3.PPO, {"activation_fn": type("Own", (torch.nn.ReLU,), {})}, "Unknown activation_fn 'Own'"),
+        (sb3.PPO, {"optimizer_kwargs": {"weight_decay": np.zeros(())}}, "optimizer_kwargs is array"),
+    ],
+)
+def test_what_cannot_be_described(
+    tmp_path: Path, algorithm: type[sb3.PPO], policy_kwargs: dict[str, Any], message: str
+) -> None:
+    model = algorithm("MlpPolicy", "CartPole-v1", n_steps=64, policy_kwargs=policy_kwargs)
+    with pytest.raises(ValueError, match=message):
+        save_agent(model, tmp_path / "agent")
+    assert not (tmp_path / "agent" / CONFIG).exists()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-np.inf, np.inf, (17,), np.float64),
+        spaces.Box(np.array([-1, -np.inf], np.float32), np.array([0.1, np.inf], np.float32)),
+        spaces.Box(0, 255, (3, 4, 4), np.uint8),
+        spaces.Box(-1, 1, (), np.float32),
+        spaces.Discrete(3, start=-1),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiBinary(4),
+        spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Box(-1, 1, (2,))}),
+    ],
+    ids=str,
+)
+def test_spaces_come_back(space: spaces.Space[Any]) -> None:
+    assert make_space(describe_space(space), "here") == space
