@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     launch = on_ray if args.launcher == "ray" else partial(on_this_machine, cores=args.cores)
     failed = experiment.run(launch)
     if failed:
-        print(f"error: {failed} of the runs failed; `run` again starts them again.", file=sys.stderr)
+        print(f"error: {failed} of the runs failed; `run` again goes on with them.", file=sys.stderr)
     return EXIT_FAILED_RUNS if failed else 0
 
 
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("\nInterrupted; what was running starts again with the next `run`.", file=sys.stderr)
+        print("\nInterrupted; the next `run` goes on with what was running.", file=sys.stderr)
         return 128 + signal.SIGINT
 
 

@@ -303,7 +303,7 @@ def row(
     algorithm: str, seed: int, step: int, value: float, environment: str = ENV, replay: str = "observed noise"
 ) -> Row:
     name = f"runs/{algorithm}/{environment}/{seed}"
-    return Row(algorithm, environment, replay, "", seed, step, step / 10, value, 1.0, 5, 1234, "abc", name)
+    return Row(algorithm, environment, replay, "", seed, step, step / 10, value, 1.0, 5, 1234, 56 * 10**11, "abc", name)
 
 
 ROWS = [
@@ -314,7 +314,10 @@ ROWS = [
 
 
 def test_the_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    rows = [*ROWS, replace(ROWS[0], weights=None, settings="tau 0.1, gamma 0.9", environment="x,y")]
+    rows = [
+        *ROWS,
+        replace(ROWS[0], weights=None, training_flops=None, settings="tau 0.1, gamma 0.9", environment="x,y"),
+    ]
     write_results(tmp_path, rows)
     assert read_results(tmp_path) == rows
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
@@ -347,25 +350,26 @@ def test_a_curve_has_the_steps_that_all_runs_share() -> None:
     assert curve.scores(last=2).tolist() == [1.5, 2.5, 3.5]
 
 
-def test_seconds_to_reach() -> None:
+def test_steps_and_seconds_to_a_return() -> None:
     returns = np.array([[1.0, 5.0, 3.0, 6.0], [1.0, 2.0, 3.0, 4.0]])
     seconds = np.array([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]])
     curve = Curve(Agent("sac", "no noise", ""), np.arange(4), returns, seconds, None)
-    assert curve.seconds_to_reach(5).tolist() == [2, np.inf]
-    assert curve.seconds_to_reach(1).tolist() == [1, 10]
+    assert [each.tolist() for each in curve.reach(5)] == [[1, np.inf], [2, np.inf]]
+    assert [each.tolist() for each in curve.reach(1)] == [[0, 0], [1, 10]]
 
 
 def test_the_report(tmp_path: Path) -> None:
     write_results(tmp_path, ROWS)
-    words = ["--reach", "3", "4", "5", "1000", "--reference", "sac, no noise"]
+    words = ["--reach", "3", "4", "1000", "--reference", "sac, no noise"]
     assert main(["plot", str(tmp_path), *words]) == 0
     text = (tmp_path / "results.md").read_text()
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert table[2:5] == [
-        "| sac, observed noise | 3 | 200 | 1,234 | 3 [2, 4] | 20 | 20 (2 of 3 runs) | only 1 of 3 runs | not reached "
-        "| not reached |",
-        "| anf-sac, observed noise | 1 | 300 | 1,234 | 30 | 30 | 10 | 10 | 10 | not reached |",
-        "| sac, no noise | 1 | 200 | 1,234 | 50 | 20 | 20 | 20 | 20 | not reached |",
+        "| sac, observed noise | 3 | 200 | 1,234 | 5.6e+12 | 3 [2, 4] | 20 | 200 (2 of 3 runs) | 20 (2 of 3 runs) "
+        "| only 1 of 3 runs | only 1 of 3 runs | not reached | not reached |",
+        "| anf-sac, observed noise | 1 | 300 | 1,234 | 5.6e+12 | 30 | 30 | 100 | 10 | 100 | 10 "
+        "| not reached | not reached |",
+        "| sac, no noise | 1 | 200 | 1,234 | 5.6e+12 | 50 | 20 | 200 | 20 | 200 | 20 | not reached | not reached |",
     ]
     assert "| sac, observed noise | 0.06 [0.04, 0.08] |" in table
     assert f"![{ENV}]({ENV}.png)" in text
@@ -435,7 +439,7 @@ def test_a_run_that_fails_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert main(["run", str(grid(tmp_path, text)), "--out", str(tmp_path / "out")]) == 1
     said = capfd.readouterr()
     assert f"failed with exit code 2: error: The environment '{ENV}' cannot be made" in said.out
-    assert said.err == "error: 1 of the runs failed; `run` again starts them again.\n"
+    assert said.err == "error: 1 of the runs failed; `run` again goes on with them.\n"
 
 
 @pytest.mark.slow
@@ -463,14 +467,14 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     assert {r.seed for r in read_results(folder)} == {0}
 
     with begin() as runner:
-        wait_for((runs / "3" / "config.yml").exists)
+        wait_for(lambda: trainers(folder))
         (child,) = trainers(folder)
         os.kill(child, signal.SIGKILL)
         out, error = runner.communicate()
     assert runner.returncode == 1
     assert "2 runs, 1 of them done, 1 to do" in out
     assert "seed 1: killed by SIGKILL" in out
-    assert error == "error: 1 of the runs failed; `run` again starts them again.\n"
+    assert error == "error: 1 of the runs failed; `run` again goes on with them.\n"
     assert (folder / FILE).read_text() == first
 
     with begin() as runner:
@@ -478,7 +482,7 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     assert (runner.returncode, error) == (0, "")
     assert (folder / FILE).read_text().startswith(first)
     assert [(r.seed, r.run[-1], r.step) for r in read_results(folder)] == [
-        (seed, run, step) for seed, run in ((0, "1"), (1, "4")) for step in (500, 1000)
+        (seed, run, step) for seed, run in ((0, "1"), (1, "2")) for step in (500, 1000)
     ]
 
 
@@ -487,6 +491,7 @@ def trainers(folder: Path) -> list[int]:
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended
-            if str(folder / "runs").encode() in file.read_bytes().split(b"\0"):
+            words = file.read_bytes().split(b"\0")
+            if any(word.startswith(str(folder / "runs").encode()) for word in words):
                 found.append(int(file.parent.name))
     return found

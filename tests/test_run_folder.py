@@ -40,7 +40,18 @@ def test_files_appear_when_they_are_complete(tmp_path: Path) -> None:
     folder.publish()
     assert folder.best_model.read_bytes() == b"new"
     folder.close()
-    assert [path.name for path in folder.path.iterdir()] == ["best_model.zip"]
+    assert {path.name for path in folder.path.iterdir()} == {"best_model.zip", "checkpoints"}
+
+
+def test_a_folder_that_was_cut_off_is_opened_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "sac", "Hopper-v5")
+    folder.write_text("config.yml", "seed: 1")
+    for half in (folder.staging / "best_model.zip", folder.path / ".a.partial", folder.checkpoints / ".b.partial"):
+        half.write_bytes(b"ha")
+    again = RunFolder.reopen(folder.path, "Hopper-v5")
+    assert (again.path, again.name, again.model) == (folder.path, folder.name, folder.model)
+    assert {path.name for path in again.path.iterdir()} == {"config.yml", ".partial", "checkpoints"}
+    assert not [*again.staging.iterdir(), *again.checkpoints.iterdir()]
 
 
 def test_yaml_is_plain_and_ordered(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def test_the_learners_get_the_order_that_was_seen():
     expected = buffer.sample(16)
     buffer.batches_drawn = 0
     np.random.seed(0)
-    np.testing.assert_array_equal(sample(buffer, 16, None, 0.99).observations[:, :16], expected.observations.t())
+    batch, n_features = sample(buffer, 16, None, 0.99), expected.observations.shape[1]
+    np.testing.assert_array_equal(batch.inputs[:n_features, :16], expected.observations.t())
 
 
 def test_an_order_that_never_changes_cannot_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +62,7 @@ def test_an_order_that_never_changes_cannot_be_kept(tmp_path: Path, capsys: pyte
 
 def curve(returns: list[list[float]], permute: int | None = 100, every: int = 20) -> Curve:
     steps = every * np.arange(1, len(returns[0]) + 1)
-    return Curve(Agent("sac", "redrawn noise", ""), steps, np.array(returns), np.array(returns), None, permute)
+    return Curve(Agent("sac", "redrawn noise", ""), steps, np.array(returns), np.array(returns), None, permute=permute)
 
 
 def test_recovery_worked_by_hand() -> None:
@@ -98,7 +99,7 @@ def test_a_shift_without_evaluations_on_both_sides_is_left_out() -> None:
 
 
 ROWS = [
-    Row(algorithm, environment, replay, "", seed, step, step / 10, value, 1.0, 5, 7, "abc", f"{algorithm}/{seed}")
+    Row(algorithm, environment, replay, "", seed, step, step / 10, value, 1.0, 5, 7, None, "abc", f"{algorithm}/{seed}")
     for algorithm, environment, replay, seed, values in (
         ("anf-sac", ENV, "redrawn noise", 0, [100, 5, 20, 90, 95]),
         ("anf-sac", ENV, "redrawn noise", 1, [100, 5, 92, 90, 95]),

@@ -44,6 +44,7 @@ class Curve:
     :param returns: mean return of the episodes, of shape ``(runs, evaluations)``
     :param seconds: wall-clock seconds, of the same shape; NaN where unknown
     :param weights: active weights of the networks; ``None`` if unknown
+    :param flops: floating-point operations of a whole run; ``None`` if unknown
     :param permute: environment steps after which features change places; ``None`` if they never do
     """
 
@@ -52,6 +53,7 @@ class Curve:
     returns: Array
     seconds: Array
     weights: int | None
+    flops: int | None = None
     permute: int | None = None
 
     @cached_property
@@ -89,16 +91,17 @@ class Curve:
         """
         return np.array([interval([scores]) for scores in self.returns.T]).T
 
-    def seconds_to_reach(self, target: float) -> Array:
+    def reach(self, target: float) -> tuple[Array, Array]:
         """
         Tell when each run first had an evaluation of at least some return.
 
         :param target: the return
-        :return: wall-clock seconds, of shape ``(runs,)``; infinite for runs that never had one
+        :return: environment steps and wall-clock seconds, of shape ``(runs,)`` both; infinite for runs that never did
         """
         first = np.argmax(self.returns >= target, axis=1)
         reached = (self.returns >= target).any(axis=1)
-        return np.where(reached, self.seconds[np.arange(len(first)), first], np.inf)
+        steps, seconds = self.steps[first], self.seconds[np.arange(len(first)), first]
+        return np.where(reached, steps, np.inf), np.where(reached, seconds, np.inf)
 
 
 Panel = dict[Agent, Curve]
@@ -143,4 +146,5 @@ def _curve(agent: Agent, runs: Sequence[dict[int, Row]]) -> Curve:
     returns = np.array([[row.return_mean for row in run] for run in table])
     seconds = np.array([[row.seconds for row in run] for run in table])
     permute = EnvironmentId.parse(next(iter(runs[0].values())).environment).permute
-    return Curve(agent, np.array(steps), returns, seconds, table[0][-1].weights if steps else None, permute)
+    weights, flops = (table[0][-1].weights, table[0][-1].training_flops) if steps else (None, None)
+    return Curve(agent, np.array(steps), returns, seconds, weights, flops, permute)

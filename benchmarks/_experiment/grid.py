@@ -16,7 +16,7 @@ from sparse_rl.training.cli import make_parser, read_plan
 from sparse_rl.training.plan import Plan
 
 SECTIONS = ("options", "grid")
-OF_THE_RUNNER = {"help", "log_folder", "tensorboard_log", "progress", "verbose"}  # not for a grid
+OF_THE_RUNNER = {"help", "log_folder", "resume", "tensorboard_log", "progress", "verbose"}  # not for a grid
 COLUMNS_OF_THEIR_OWN = {"algo", "env", "replay", "seed"}  # in the table of results
 # What decides a run, apart from names and threads; ``hyperparameters`` includes steps and evaluations.
 SETTINGS = ("algo", "env", "seed", "hyperparameters", "env_kwargs", "n_eval_envs", "device")

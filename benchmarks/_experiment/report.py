@@ -26,7 +26,7 @@ def write_report(rows: Sequence[Row], folder: Path, targets: Sequence[float], la
 
     :param rows: the tidy table
     :param folder: where to
-    :param targets: returns; the table says after how many seconds they are reached
+    :param targets: returns; the table says after how many steps and seconds they are reached
     :param last: how many evaluations at the end make a run's score
     :param reference: label of an agent; then there is a table over all environments, relative to it
     :raises InputError: if there are fewer evaluations than ``last``, or no such agent
@@ -69,16 +69,17 @@ def _check(environment: str, panel: Panel, last: int) -> None:
 
 
 def _table(panel: Panel, targets: Sequence[float], last: int) -> Iterator[str]:
-    header = ["agent", "runs", "steps", "weights", "return: IQM [95 %]", "seconds"]
-    header += [f"seconds to {target:g}" for target in targets]
+    header = ["agent", "runs", "steps", "weights", "training FLOPs", "return: IQM [95 %]", "seconds"]
+    header += [f"{unit} to {target:g}" for target in targets for unit in ("steps", "seconds")]
     yield _line(header)
     yield "|---" + "|---:" * (len(header) - 1) + "|"
     for agent, curve in panel.items():
         weights = "" if curve.weights is None else f"{curve.weights:,}"
+        flops = "" if curve.flops is None else f"{curve.flops:.3g}"
         score = _estimate([curve.scores(last)], ",.0f")
-        cells = [agent.label, str(len(curve.returns)), f"{curve.steps[-1]:,}", weights, score]
+        cells = [agent.label, str(len(curve.returns)), f"{curve.steps[-1]:,}", weights, flops, score]
         cells.append(_seconds(curve.clock[-1]))
-        yield _line([*cells, *(_reached(curve, target) for target in targets)])
+        yield _line([*cells, *(each for target in targets for each in map(_reached, curve.reach(target)))])
 
 
 def _recovery(panel: Panel) -> Iterator[str]:
@@ -119,10 +120,9 @@ def _seconds(value: float) -> str:
     return f"{value:,.0f}" if np.isfinite(value) else ""
 
 
-def _reached(curve: Curve, target: float) -> str:
+def _reached(durations: np.ndarray) -> str:
     """Write the median time to a return; runs that never have it count as slower than all others."""
-    seconds = curve.seconds_to_reach(target)
-    return "unknown" if np.isnan(np.median(seconds)) else _median(seconds, "not reached")
+    return "unknown" if np.isnan(np.median(durations)) else _median(durations, "not reached")
 
 
 def _median(durations: np.ndarray, never: str) -> str:

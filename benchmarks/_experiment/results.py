@@ -30,6 +30,7 @@ class Row:
     :param return_std: their standard deviation
     :param episodes: number of episodes
     :param weights: active weights of the networks; ``None`` if unknown
+    :param training_flops: floating-point operations of the whole run; ``None`` if unknown
     :param commit: commit of the code
     :param run: the run's folder
     """
@@ -45,6 +46,7 @@ class Row:
     return_std: float
     episodes: int
     weights: int | None
+    training_flops: int | None
     commit: str
     run: str
 
@@ -61,7 +63,7 @@ def rows_of(cell: Cell, run: Run, root: Path) -> Iterator[Row]:
     :param root: the folder to which its own is relative
     :return: a row for each evaluation
     """
-    plan, weights = cell.plan, run.weights()
+    plan, weights, flops = cell.plan, run.weights(), run.training_flops()
     for step, seconds, returns in zip(run.steps, run.seconds(), run.returns, strict=True):
         yield Row(
             algorithm=plan.algo,
@@ -75,6 +77,7 @@ def rows_of(cell: Cell, run: Run, root: Path) -> Iterator[Row]:
             return_std=round(float(returns.std()), 3),
             episodes=len(returns),
             weights=weights,
+            training_flops=flops,
             commit=str(run.config.get("commit") or ""),
             run=str(run.folder.relative_to(root)),
         )
@@ -134,6 +137,7 @@ def _row(values: list[str], where: str) -> Row:
     try:
         row = dict(zip(COLUMNS, values, strict=True))
         numbers = {key: convert(row[key]) for key, convert in _NUMBERS.items()}
-        return Row(**{**row, **numbers, "weights": int(row["weights"]) if row["weights"] else None})
+        counts = {key: int(row[key]) if row[key] else None for key in ("weights", "training_flops")}
+        return Row(**{**row, **numbers, **counts})
     except ValueError as error:
         raise InputError(f"{where} is damaged: {error}. {_REMEDY}") from error

@@ -1,10 +1,7 @@
 """Runs what a grid asks for and is not done yet, one runner to a folder."""
 
-import fcntl
-import os
-import platform
 import signal
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -14,8 +11,9 @@ from _report import ROOT, thread_variables
 from _experiment.grid import Cell
 from _experiment.launch import NO_ANSWER, Job
 from _experiment.results import FILE, rows_of, write_results
-from _experiment.runs import Run, finished_runs
+from _experiment.runs import Run, cut_off_runs, finished_runs
 from sparse_rl.agents.checks import InputError
+from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.run_folder import file_name
 
 Launcher = Callable[[Iterable[Job]], Generator[tuple[Job, int], None, None]]
@@ -24,24 +22,19 @@ Launcher = Callable[[Iterable[Job]], Generator[tuple[Job, int], None, None]]
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """
-    Keep other runners out of a folder. The operating system forgets the lock of a process that has died.
+    Keep other runners out of a folder.
 
     :param folder: the folder of the experiment
     :raises InputError: if another runner is at work there
     """
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise InputError(
-                f"Another runner (process {holder}) is at work in {str(folder)!r}: wait for it, or give another --out."
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
+    try:
+        with locked(folder / "lock"):
+            yield
+    except LockedError as error:
+        raise InputError(
+            f"Another runner (process {error.holder}) is at work in {str(folder)!r}: wait for it, or give another "
+            "--out."
+        ) from error
 
 
 class Experiment:
@@ -90,7 +83,7 @@ class Experiment:
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock(self.folder):
             done = self.collect()
-            jobs = {self._job(cell): place for place, cell in enumerate(self.cells) if place not in done}
+            jobs = self._jobs(done)
             print(f"{len(self.cells)} runs, {len(done)} of them done, {len(jobs)} to do", flush=True)
             failed = 0
             with closing(launch(jobs)) as ended:
@@ -102,9 +95,20 @@ class Experiment:
         print(f"\nThe table is {self.folder / FILE}", flush=True)
         return failed
 
-    def _job(self, cell: Cell) -> Job:
+    def _jobs(self, done: Container[int]) -> dict[Job, int]:
+        """List what is to do, and its place in the grid: new runs, and those that were cut off."""
+        cut_off = list(cut_off_runs(self.runs))
+        jobs = {}
+        for place, cell in enumerate(self.cells):
+            if place not in done:
+                former = next((folder for folder, config in cut_off if cell.is_plan_of(config)), None)
+                jobs[self._job(cell, former)] = place
+        return jobs
+
+    def _job(self, cell: Cell, former: Path | None) -> Job:
         plan = cell.plan
-        words = (*cell.words, "--log-folder", str(self.runs), "--no-progress")
+        where = ("--log-folder", str(self.runs)) if former is None else ("--resume", str(former))
+        words = (*cell.words, *where, "--no-progress")
         digest = blake2b("\0".join(cell.words).encode(), digest_size=3).hexdigest()
         log = self.folder / "logs" / f"{plan.algo}_{file_name(plan.env)}_seed{plan.seed}_{digest}.log"
         title = plan.title if not cell.settings else f"{plan.title}, {cell.settings}"
@@ -120,9 +124,9 @@ def _result(run: Run) -> str:
 def _reason(job: Job, code: int) -> str:
     """Say how a run failed: by a signal, or with a message at the end of its log."""
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}; the next `run` starts it again"
+        return f"killed by {signal.Signals(-code).name}; the next `run` continues it"
     if code == NO_ANSWER:
-        return "lost with its machine; the next `run` starts it again"
+        return "lost with its machine; the next `run` continues it"
     lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines() if job.log.exists() else []
     last = next((line for line in reversed(lines) if line.strip()), "no output")
     return f"failed with exit code {code}: {last} (log: {job.log})"

@@ -5,6 +5,7 @@ import io
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch as th
 from numpy.typing import NDArray
 
 from sparse_rl.agents.checks import InputError
-from sparse_rl.training.evaluate import read_config
-from sparse_rl.training.run_folder import STAGING, file_name
+from sparse_rl.agents.recipe import parse_yaml
+from sparse_rl.training.existing import read_config
+from sparse_rl.training.run_folder import CHECKPOINTS, STAGING, file_name
 
 Array = NDArray[np.float64]
 
@@ -83,6 +85,17 @@ class Run:
             if "_target." not in name and (name.endswith(".values") or (name.endswith(".weight") and tensor.ndim > 1))
         )
 
+    def training_flops(self) -> int | None:
+        """
+        Tell what training has cost.
+
+        :return: floating-point operations, by the formula of docs/metrics.md; ``None`` if there is no ``summary.yml``
+        """
+        file = self.folder / "summary.yml"
+        summary = parse_yaml(file.read_text(encoding="utf-8"), repr(str(file))) if file.exists() else None
+        flops = summary.get("training_flops") if isinstance(summary, dict) else None
+        return flops if isinstance(flops, int) else None
+
 
 def _evaluations(file: Path) -> tuple[NDArray[np.int64], Array]:
     """Read the steps, of shape ``(evaluations,)``, and the returns, of shape ``(evaluations, episodes)``."""
@@ -112,6 +125,19 @@ def finished_runs(root: Path) -> Iterator[Run]:
                 yield run
         except (ValueError, KeyError, OSError) as error:
             print(f"Note: the run in {str(file.parent)!r} does not count: {error}", file=sys.stderr)
+
+
+def cut_off_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """
+    Find the runs that can be continued, the oldest of each kind first.
+
+    :param root: the folder of all runs
+    :return: their folders and what their ``config.yml`` says
+    """
+    for file in sorted(root.glob("*/*/*/config.yml"), key=_age):
+        if (file.parent / CHECKPOINTS).is_dir():
+            with suppress(ValueError, OSError):  # damaged: then it begins anew
+                yield file.parent, read_config(file.parent)
 
 
 def _age(file: Path) -> tuple[Any, ...]:

@@ -52,6 +52,9 @@ class DistractorFeatures(AppendFeatures):
     ((14,), 3)
     """
 
+    #: See :class:`sparse_rl.envs.state.KeepsItself`.
+    kept_by_itself = frozenset({"distractors"})
+
     def __init__(self, env: gym.Env[Any, Any], fraction: float, seed: int | None = None) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, fraction=fraction, seed=seed)
         super().__init__(env, fraction, seed)
@@ -76,6 +79,18 @@ class DistractorFeatures(AppendFeatures):
             raise ValueError(f"Expected the counters of {len(self.distractors)} copies, got those of {len(counters)}.")
         for distractor, its_counters in zip(self.distractors, counters, strict=True):
             distractor.restore(seed, its_counters)
+
+    def own_state(self) -> list[tuple[int, int, int]]:
+        """Give what has to be kept of the copies, see :class:`sparse_rl.envs.state.KeepsItself`."""
+        return self.distractor_counters
+
+    def restore_own_state(self, state: Sequence[tuple[int, int, int]]) -> None:
+        """
+        Put the copies back into the state that :meth:`own_state` gave.
+
+        :param state: the state
+        """
+        self.restore_distractors(self.noise_seed, state)
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
         """

@@ -1,6 +1,7 @@
 """Dynamic sparse training as a Stable-Baselines3 callback."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -72,6 +73,36 @@ class TopologyCallback(BaseCallback):
                 # Not the seed itself: with it, growth would repeat the random numbers that initialised the networks.
                 self.generator.manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0]))
 
+    def keep(self) -> dict[str, Any]:
+        """
+        Give what has to be kept in a checkpoint; the layers' topologies are part of the policy.
+
+        :return: plain values and tensors
+        """
+        caught = {} if self._catcher is None else self._catcher.caught
+        return {
+            "updates": self.updates,
+            "rewired": self.rewired,
+            "steps_seen": self._steps_seen,
+            "generator": self.generator.get_state(),
+            "is_catching": self._catcher is not None,
+            "caught": {name: (gradient.inputs, gradient.d_outputs) for name, gradient in caught.items()},
+            "caught_for": self._caught_for,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from where a checkpoint was taken.
+
+        :param state: what :meth:`keep` gave
+        """
+        self.updates, self.rewired, self._steps_seen = state["updates"], state["rewired"], state["steps_seen"]
+        self.generator.set_state(state["generator"])
+        self._caught_for = state["caught_for"]
+        self._catcher = self._make_catcher() if state["is_catching"] else None
+        if self._catcher is not None:
+            self._catcher.caught = {name: WeightGradient(*factors) for name, factors in state["caught"].items()}
+
     def _on_training_start(self) -> None:
         self._record()
 
@@ -83,11 +114,12 @@ class TopologyCallback(BaseCallback):
         if self._catcher is not None:
             self._finish_catching(is_due)
         if is_due and self.method.needs_gradient:
-            self._caught_for = now
-            layers = online_layers(self.model.policy)
-            self._catcher = GradientCatcher({name: layer for name, (layer, _, _) in layers.items()})
+            self._caught_for, self._catcher = now, self._make_catcher()
         elif is_due:
             self._rewire(now)
+
+    def _make_catcher(self) -> GradientCatcher:
+        return GradientCatcher({name: layer for name, (layer, _, _) in online_layers(self.model.policy).items()})
 
     def _finish_catching(self, is_due: bool) -> None:
         """Rewire if every layer has got its gradient; else go on watching, but not for ever."""

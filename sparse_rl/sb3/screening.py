@@ -1,5 +1,7 @@
 """Wire the input layers by what the first transitions say, before anything is learnt."""
 
+from typing import Any
+
 import numpy as np
 import torch as th
 from gymnasium.spaces import Discrete
@@ -42,6 +44,22 @@ class ScreeningCallback(BaseCallback):
         if not isinstance(self.model, OffPolicyAlgorithm):
             raise ValueError(f"Screening looks at a replay buffer, which {type(self.model).__name__} does not have.")
         online_layers(self.model.policy)  # complains early
+
+    def keep(self) -> dict[str, Any] | None:
+        """
+        Give what has to be kept in a checkpoint.
+
+        :return: the evidence, as tensors; ``None`` before the tests
+        """
+        return None if self.evidence is None else dict(vars(self.evidence))
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """
+        Go on from where a checkpoint was taken.
+
+        :param state: what :meth:`keep` gave
+        """
+        self.evidence = None if state is None else Evidence(**state)
 
     def _on_step(self) -> bool:
         return True

@@ -1,10 +1,8 @@
 """The callbacks of a run: Stable-Baselines3's own wherever they do."""
 
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Timer
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,48 +14,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from sparse_rl.agents import save_agent
 from sparse_rl.metrics import learning_curve_area
 from sparse_rl.training.connectivity import NOT_SCALAR, ConnectivityCallback
+from sparse_rl.training.guard import GuardCallback
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.vec_envs import phase_of, set_phase
-
-
-class GuardCallback(BaseCallback):
-    """
-    End training cleanly when it cannot or shall not go on: at a signal, or when numbers stop being finite.
-
-    A signal only raises a flag, which the next environment step sees; so it never strikes in the middle of an update. A
-    second one acts at once.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.signal: signal.Signals | None = None
-        self.failure: str | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    @property
-    def ended_early(self) -> bool:
-        """Whether training was ended by this callback."""
-        return self.signal is not None or self.failure is not None
-
-    def __enter__(self) -> "GuardCallback":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self.__exit__()
-
-    def _on_step(self) -> bool:
-        for name, key in (("observation", "new_obs"), ("reward", "rewards"), ("action", "actions")):
-            if not np.isfinite(self.locals[key]).all():
-                self.failure = f"Training ended at step {self.num_timesteps}: NaN or infinite {name}."
-        return not self.ended_early
 
 
 class PatienceCallback(BaseCallback):
@@ -168,6 +128,12 @@ class HyperparametersCallback(BaseCallback):
         return True
 
 
+_EVALUATED = (
+    *("evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes"),
+    *("best_mean_reward", "last_mean_reward", "phase", "best_phase", "_next"),
+)
+
+
 class EvaluationCallback(EvalCallback):
     """
     Stable-Baselines3's evaluation, which also sees the agent exactly as it is saved at the end.
@@ -200,6 +166,7 @@ class EvaluationCallback(EvalCallback):
         self.metrics = metrics
         self.folder = folder
         self.every = every
+        self.folder = folder
         self.phase: int | None = None
         self.best_phase: int | None = None
         self.guard = guard
@@ -213,12 +180,34 @@ class EvaluationCallback(EvalCallback):
         return self.evaluate()
 
     def _on_training_end(self) -> None:
-        if not self.guard.ended_early:
+        if self.guard.failure is None and self.num_timesteps >= self.locals["total_timesteps"]:
             self.evaluate()
+
+    def keep(self) -> dict[str, Any]:
+        """Give what has to be kept in a checkpoint: all evaluations, and the best of them."""
+        return {name: getattr(self, name) for name in _EVALUATED}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from where a checkpoint was taken; the file of evaluations forgets those that came after it.
+
+        :param state: what :meth:`keep` gave
+        """
+        for name, value in state.items():
+            setattr(self, name, value)
+        arrays = {"timesteps": self.evaluations_timesteps, "results": self.evaluations_results}
+        arrays["ep_lengths"] = self.evaluations_length
+        if self.evaluations_successes:
+            arrays["successes"] = self.evaluations_successes
+        if self.evaluations_timesteps:
+            np.savez(self.folder.staging / "evaluations.npz", **arrays)  # type: ignore[arg-type]
+            self.folder.publish()
+        else:
+            (self.folder.path / "evaluations.npz").unlink(missing_ok=True)
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         # Called at each step of an evaluation, which may be long.
-        if self.guard.ended_early:
+        if self.guard.is_pressing:
             raise _Stopped
         super()._log_success_callback(locals_, globals_)
 

@@ -6,18 +6,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
-from sparse_rl.training.run_folder import RunFolder
+from sparse_rl.training.run_folder import CHECKPOINTS, RunFolder
 
 if TYPE_CHECKING:
     from sparse_rl.training.experiment import Experiment
 
 EXIT_BAD_INPUT = 2
+LOCK = "lock"  # in the folder of checkpoints
 
 _EXAMPLES = """\
 examples:
@@ -32,8 +34,13 @@ examples:
   python train.py --algo set-ppo --env CartPole-v1-noise90          discrete actions too
   python train.py --env Hopper-v5 --sparsity 0.9 -params learning_rate:1e-3 policy_kwargs.net_arch:[400,300]
 
-A run goes into runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (exit code 130; SIGTERM: 143).
+A run goes into runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (exit code 130; SIGTERM: 143); however it
+was cut off, this goes on as if nothing had happened:
+  python train.py --resume runs/anf-sac/HalfCheetah-noise98/1
 """
+
+# What may stand beside --resume: it does not change the run.
+_OF_RESUMING = {"resume", "progress", "verbose", "checkpoint_freq", "keep_checkpoints"}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sparsity(parser)
     _add_hyperparameters(parser)
     _add_output(parser)
+    _add_checkpoints(parser)
     _add_machine(parser)
     return parser
 
@@ -123,7 +131,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--eval-episodes", type=_whole, metavar="N", help="episodes of each evaluation (5)")
     group.add_argument("--n-eval-envs", type=_whole, default=1, metavar="N", help="environments for it (%(default)s)")
-    group.add_argument("--save-freq", type=_whole, default=-1, metavar="N", help="steps between checkpoints (none)")
+    group.add_argument(
+        "--save-freq", type=_whole, default=-1, metavar="N", help="steps between agents rl_model_<n>_steps.zip (none)"
+    )
     group.add_argument(
         "--log-interval",
         type=_whole,
@@ -141,6 +151,18 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "-P", "--progress", action=argparse.BooleanOptionalAction, default=None, help="progress bar (at a terminal)"
     )
     group.add_argument("--verbose", type=_whole, default=0, metavar="N", help="1: tables of all logs (%(default)s)")
+
+
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("checkpoints")
+    group.add_argument("--resume", type=Path, metavar="FOLDER", help="continue the run in this folder, exactly")
+    group.add_argument(
+        "--checkpoint-freq", type=_whole, default=10_000, metavar="N",
+        help="steps between checkpoints, also every 10 minutes; 0: only when it is ended by a signal (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep-checkpoints", type=_positive, default=2, metavar="N", help="how many are kept (%(default)s)"
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +185,14 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-_whole.__name__ = "whole number"  # argparse puts it into its messages
+def _positive(text: str) -> int:
+    number = _whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return number
+
+
+_whole.__name__ = _positive.__name__ = "whole number"  # argparse puts it into its messages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,30 +205,98 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     args = make_parser().parse_args(words)
     try:
+        if args.resume is not None:
+            return _resume(args, words)
         experiment = _prepare(args)
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted before the training began.", 128 + signal.SIGINT)
     with experiment.guard:
-        return _run(experiment, args, words)
+        return _start(experiment, args, words)
 
 
-def _run(experiment: "Experiment", args: argparse.Namespace, words: list[str]) -> int:
-    """Train, and report; from here on a signal ends training, not the process."""
+def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str]) -> int:
+    """Make the run's folder; from here on a signal ends training, not the process."""
     try:
         folder = RunFolder(args.log_folder, args.algo, args.env)
     except OSError as error:
         experiment.close()
         return _fail(str(error))
-    print(f"{experiment.plan.title}\nlogs in {folder.path}", flush=True)
     tensorboard = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
-    progress = sys.stdout.isatty() if args.progress is None else args.progress
     if args.seed < 0:
         words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
     command = shlex.join(["python", "train.py", *words])
+    with locked(folder.checkpoints / LOCK):
+        return _run(experiment, args, folder, tensorboard, command)
+
+
+def _resume(args: argparse.Namespace, words: list[str]) -> int:
+    """Continue a run, alone in its folder."""
+    from sparse_rl.training.existing import check_unfinished, plan_of, read_config
+
+    path: Path = args.resume
+    config = read_config(path)
+    check_unfinished(path)
     try:
-        experiment.run(folder, command, tensorboard, progress, args.verbose)
+        with locked(path / CHECKPOINTS / LOCK):
+            check_unfinished(path)  # another process may just have finished it
+            _settle_flags(args, config, words)
+            from sparse_rl.training.experiment import Experiment
+
+            plan = plan_of(config, path)
+            experiment = Experiment(plan)
+            with experiment.guard:
+                folder = RunFolder.reopen(path, plan.env)
+                tensorboard = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
+                return _run(experiment, args, folder, tensorboard, str(config.get("command")), config)
+    except LockedError as error:
+        raise InputError(
+            f"The run in {str(path)!r} is going on, in process {error.holder}: wait for it, or end it first."
+        ) from error
+    except OSError as error:
+        raise InputError(f"The run in {str(path)!r} cannot be continued: {error}.") from error
+
+
+def _settle_flags(args: argparse.Namespace, config: dict[str, Any], words: list[str]) -> None:
+    """Refuse flags that would make another run of it, and take those that are not given from the run's command."""
+    from sparse_rl.training.existing import given_flags
+    from sparse_rl.training.resuming import differences
+
+    given = given_flags(make_parser(), words)
+    former = shlex.split(str(config.get("command")))[2:]
+    as_before = given_flags(make_parser(), former)
+    for name in (_OF_RESUMING & as_before.keys()) - given.keys():
+        setattr(args, name, as_before[name])
+    if not given.keys() - _OF_RESUMING:
+        return
+    before, after = (vars(read_plan(make_parser().parse_args(each))) for each in (former, [*former, *words]))
+    different = differences(before, after)
+    different += [f"{name} cannot be changed" for name in ("log_folder", "tensorboard_log") if name in given]
+    if different:
+        raise InputError(
+            f"A run is continued as it was begun, but here {'; '.join(different)}. Leave that out, or start another "
+            "run."
+        )
+
+
+def _run(
+    experiment: "Experiment",
+    args: argparse.Namespace,
+    folder: RunFolder,
+    tensorboard: Path,
+    command: str,
+    former: dict[str, Any] | None = None,
+) -> int:
+    """Train, and report."""
+    print(f"{experiment.plan.title}\nlogs in {folder.path}", flush=True)
+    progress = sys.stdout.isatty() if args.progress is None else args.progress
+    try:
+        experiment.run(
+            folder, command, tensorboard, progress, args.verbose, args.checkpoint_freq, args.keep_checkpoints, former
+        )
+    except InputError as error:
+        return _fail(str(error))
     except OSError as error:  # a full disk, say
         return _fail(f"{error} The run in {str(folder.path)!r} ended there; its files are complete up to then.")
     except KeyboardInterrupt:
@@ -267,6 +364,10 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path) -> i
     print(f"What it looks at:       {run}/connectivity.png")
     print(f"To see the curves:      tensorboard --logdir {shlex.quote(str(tensorboard))}")
     print(f"To evaluate the agent:  python -m sparse_rl.training.evaluate {run}")
+    if folder.checkpoints.exists():
+        newest = experiment.resume.newest
+        where = "from its beginning" if newest is None else f"from step {newest:,}"
+        print(f"To continue the run:    python train.py --resume {run}  ({where})")
     if guard.failure is not None:
         return _fail(guard.failure)
     return 0 if guard.signal is None else 128 + guard.signal

@@ -1,6 +1,7 @@
 """Where a network looks: connections to real features against connections to noise, measured while it trains."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,18 @@ class ConnectivityCallback(BaseCallback):
         self.title = title
         self.measurements: list[Measurement] = []
 
+    def keep(self) -> list[Any]:
+        """Give what has to be kept in a checkpoint: all measurements, figure by figure."""
+        return [list(figures) for figures in zip(*map(astuple, self.measurements), strict=True)]
+
+    def restore(self, state: list[Any]) -> None:
+        """
+        Go on from where a checkpoint was taken.
+
+        :param state: what :meth:`keep` gave
+        """
+        self.measurements = [Measurement(*figures) for figures in zip(*state, strict=True)]
+
     def _on_training_start(self) -> None:
         self.take()
 
@@ -41,6 +54,8 @@ class ConnectivityCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        if not self.measurements:  # training has not begun
+            return
         if self.measurements[-1].step < self.num_timesteps:
             self.take()
         self.save()

@@ -24,6 +24,7 @@ from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.filling import fill
 from sparse_rl.agents.foreign import read_zip
 from sparse_rl.agents.recipe import check_algorithm, learner_of, parse_yaml
+from sparse_rl.training.existing import read_config
 from sparse_rl.training.run_folder import agent_folder, file_name
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
@@ -84,27 +85,6 @@ def _from_zip(file: Path, config: dict[str, Any], env: VecEnv, seed: int) -> Bas
     _, policy, variables = read_zip(file)
     fill(model, policy, variables, repr(str(file)))
     return model
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """
-    Read what a run's ``config.yml`` says.
-
-    :param folder: the folder of the run
-    :return: its content; of that only ``hyperparameters`` is sure to be there
-    :raises ValueError: if there is none, or it does not describe a run
-    :raises OSError: if it cannot be read
-    """
-    file = folder / "config.yml"
-    if not file.exists():
-        raise InputError(
-            f"There is no run in {str(folder)!r}: expected a folder with a config.yml, such as "
-            "runs/anf-sac/HalfCheetah-noise98/1."
-        )
-    config = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
-    if not isinstance(config, dict) or not isinstance(config.get("hyperparameters"), dict):
-        raise InputError(f"{str(file)!r} does not describe a run.")
-    return config
 
 
 def _phase_of_agent(folder: Path, best: bool) -> int | None:

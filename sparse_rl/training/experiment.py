@@ -5,6 +5,7 @@ import platform
 import subprocess
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from stable_baselines3.common.callbacks import (
     CallbackList,
     ProgressBarCallback,
 )
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents import save_agent
@@ -29,25 +30,29 @@ from sparse_rl.agents.build import (
     replay_callbacks,
     replay_footprint,
 )
+from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.description import Description
 from sparse_rl.agents.learners import check_actions
 from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
+from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.envs import NonFiniteObservationError
 from sparse_rl.metrics import learning_curve_area
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
+from sparse_rl.topology import Method
 from sparse_rl.training.callbacks import (
     AgentsCallback,
     EvaluationCallback,
-    GuardCallback,
     HyperparametersCallback,
     PatienceCallback,
     PublishCallback,
 )
 from sparse_rl.training.connectivity import ConnectivityCallback
+from sparse_rl.training.guard import GuardCallback, TrainingEnded
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import Plan
+from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, NotResumedError, ResumeCallback, open_logger
 from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.vec_envs import make_vec_env, phase_of, start_logs
 from sparse_rl.version import __version__
@@ -74,7 +79,7 @@ class Experiment:
         self.replay_callbacks = replay_callbacks(self.hyperparameters)
         self.guard = GuardCallback()
         self.metrics = MetricsCallback()
-        self._started = 0.0
+        self._is_finished = False
         self.evaluation: EvaluationCallback | None = None
         self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
         self.eval_env: VecEnv | None = None
@@ -86,8 +91,7 @@ class Experiment:
             self.model: BaseAlgorithm = make_model(learner, self.hyperparameters, self.env, plan.seed, plan.device)
             Description.of(self.model).to_json()  # or the trained agent could not be saved
             if self.method is not None:
-                for layer in sparse_layers(self.model.policy).values():
-                    self.method.check(layer.budget)
+                self._check_method(self.method)
             if self.hyperparameters["eval_freq"] > 0:
                 self.eval_env = self._make_env(plan.n_eval_envs, plan.seed + EVALUATION_SEED_OFFSET)
         except BaseException:
@@ -96,6 +100,17 @@ class Experiment:
 
     def _make_env(self, n_envs: int, seed: int) -> VecEnv:
         return make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs)
+
+    def _check_method(self, method: Method) -> None:
+        """Check that the method has layers to work on, and can do what it shall with each."""
+        layers = sparse_layers(self.model.policy)
+        if not layers:
+            raise InputError(
+                f"None of the networks' layers would be sparse, so there is nothing for {self.plan.algo} to do: at "
+                "this size they keep all weights. Give a larger --sparsity (or smaller lambdas), or larger networks."
+            )
+        for layer in layers.values():
+            method.check(layer.budget)
 
     def _announce_replay(self) -> None:
         """Say how much memory the replay buffer takes, or why that is too much, before it is taken."""
@@ -117,43 +132,90 @@ class Experiment:
         tensorboard: Path,
         progress: bool = False,
         verbose: int = 0,
+        checkpoint_freq: int = CHECKPOINT_FREQUENCY,
+        keep_checkpoints: int = 2,
+        former: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Train, and leave a complete folder whichever way training ends.
 
-        :param folder: the run's folder, newly created
+        :param folder: the run's folder, newly created or reopened
         :param command: the command line, for ``command.txt``
         :param tensorboard: folder of TensorBoard's files
         :param progress: whether to show a progress bar
         :param verbose: 0 for a line per evaluation, 1 for Stable-Baselines3's tables too
+        :param checkpoint_freq: environment steps between two checkpoints; 0 or less for none but at a signal
+        :param keep_checkpoints: how many of them are kept
+        :param former: the configuration of the run that is continued; ``None`` for a new run
+        :raises InputError: if a run cannot be continued
+        :raises OSError: if something cannot be written
         """
         configuration = {**self.describe(), "command": command}
+        if tensorboard != folder.path:
+            configuration["tensorboard"] = str(tensorboard.absolute())
         text = yaml.safe_dump(configuration, sort_keys=False)
-        self._open(folder, configuration, tensorboard, verbose)
-        self._started = time.monotonic()
+        configuration = yaml.safe_load(text)  # as it will be read again
+        callbacks = self._callbacks(folder, text, progress)
+        checkpoints = CheckpointFolder(folder.checkpoints, keep_checkpoints)
+        self.resume = ResumeCallback(
+            checkpoints, checkpoint_freq, callbacks, self.eval_env, folder.path, tensorboard, self.guard,
+            configuration, verbose,
+        )  # fmt: skip
+        if former is not None and checkpoints.steps:
+            self._reopen(folder, former)
+        else:
+            self._open(folder, configuration, tensorboard, verbose, is_new=former is None)
         # Whatever goes wrong in one of these, the others are done: last come, first served.
         with ExitStack() as at_the_end:
             at_the_end.callback(folder.close)
             at_the_end.callback(self.close)
-            at_the_end.callback(self.model.logger.close)
+            at_the_end.callback(lambda: self.model.logger.close())  # another one by then
             at_the_end.callback(self._save, folder)
-            self._learn(CallbackList(self._callbacks(folder, text, progress)))
+            self._learn(CallbackList([*callbacks, self.resume]))
+        if self._is_finished:
+            checkpoints.remove()
 
-    def _open(self, folder: RunFolder, configuration: dict[str, Any], tensorboard: Path, verbose: int) -> None:
+    def _open(
+        self, folder: RunFolder, configuration: dict[str, Any], tensorboard: Path, verbose: int, is_new: bool
+    ) -> None:
         """Write what is known before training, and open the logs; if that fails, the run has not begun."""
         try:
-            self.model.set_logger(configure(str(tensorboard), ["tensorboard"] + ["stdout"] * (verbose > 0)))
+            folder.begin_anew()
+            for events in tensorboard.glob("events.out.tfevents.*"):
+                events.unlink()
+            self.model.set_logger(open_logger(tensorboard, verbose))
             folder.write_yaml("config.yml", configuration)
             folder.write_text("command.txt", configuration["command"] + "\n")
             start_logs(self.env, folder.path)
         except OSError:
             self.close()
-            folder.remove()
+            if is_new:
+                folder.remove()
             raise
 
-    def _learn(self, callbacks: CallbackList) -> None:
+    def _reopen(self, folder: RunFolder, former: Mapping[str, Any]) -> None:
+        """Read the checkpoint from which the run goes on; until it is in place, nothing is logged."""
         try:
-            self.model.learn(self.hyperparameters["n_timesteps"], callbacks, log_interval=self.plan.log_interval)
+            steps, changes = self.resume.load(self.model)
+            if changes:
+                record = {"step": steps, "changes": changes}
+                folder.write_yaml("config.yml", {**former, "resumed": [*former.get("resumed", []), record]})
+        except BaseException:
+            self.close()
+            folder.close()
+            raise
+        self.model.set_logger(Logger(None, []))
+
+    def _learn(self, callbacks: CallbackList) -> None:
+        steps = self.hyperparameters["n_timesteps"]
+        try:
+            self.model.learn(steps, callbacks, log_interval=self.plan.log_interval)
+            evaluated = [steps] if self.evaluation is None else self.evaluation.evaluations_timesteps
+            self._is_finished = self.guard.failure is None and evaluated[-1:] >= [steps]
+        except TrainingEnded:
+            callbacks.on_training_end()
+        except NotResumedError:
+            raise
         except NonFiniteObservationError as error:
             self._end(callbacks, str(error))
         except (EOFError, ConnectionError) as error:
@@ -169,20 +231,23 @@ class Experiment:
             self._end(callbacks, f"{type(error).__name__}: {error} (see above).")
 
     def _end(self, callbacks: CallbackList, why: str) -> None:
-        self.guard.failure = f"Training ended at step {self.model.num_timesteps}, and is saved. {why}"
+        seed = self.plan.seed
+        self.guard.failure = f"Training ended at step {self.model.num_timesteps} (seed {seed}), and is saved. {why}"
         callbacks.on_training_end()
 
     def _save(self, folder: RunFolder) -> None:
         """Save the agent as it is, what it cost, and for which order of the features the saved agents are."""
+        if not self.resume.is_in_place:
+            return  # the agent that is saved already is the better one
         folder.discard()  # if something was being written when training ended, it is not complete
         self.model.save(folder.staging / folder.model.name)
         folder.publish()
         save_agent(self.model, agent_folder(folder.model))
-        folder.write_yaml("summary.yml", self._summary())
         last = phase_of(self.env)
         if last is not None:
             best = None if self.evaluation is None else self.evaluation.best_phase
             folder.write_yaml("phases.yml", {"last": last, "best": best})
+        folder.write_yaml("summary.yml", self._summary())  # last, because it says whether the run is finished
 
     def _callbacks(self, folder: RunFolder, configuration: str, progress: bool) -> list[BaseCallback]:
         hyperparameters = self.hyperparameters
@@ -213,7 +278,8 @@ class Experiment:
         """Sum the run up in plain numbers: what was learnt, and what that cost."""
         returns = [] if self.evaluation is None else self.evaluation.mean_returns
         steps = self.model.num_timesteps
-        learnt: dict[str, Any] = {"steps": steps, "seconds": round(time.monotonic() - self._started, 1)}
+        seconds = (time.time_ns() - self.model.start_time) / 1e9
+        learnt: dict[str, Any] = {"finished": self._is_finished, "steps": steps, "seconds": round(seconds, 1)}
         if returns:
             area = learning_curve_area(returns, steps)
             learnt |= {"last_return": returns[-1], "best_return": max(returns), "learning_curve_area": area}

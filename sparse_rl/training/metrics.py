@@ -44,6 +44,22 @@ class MetricsCallback(BaseCallback):
         self._first: dict[str, dict[str, Topology]] = {}
         self._last: dict[str, dict[str, Topology]] = {}
 
+    def keep(self) -> dict[str, Any]:
+        """Give what has to be kept in a checkpoint: the operations so far, and the topologies to compare with."""
+        self._charge()
+        compared = {name: _as_tree(topologies) for name, topologies in (("first", self._first), ("last", self._last))}
+        return {"flops": self.flops, "dense_flops": self.dense_flops, **compared}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from where a checkpoint was taken.
+
+        :param state: what :meth:`keep` gave
+        """
+        self.flops, self.dense_flops = state["flops"], state["dense_flops"]
+        self._updates = self.model._n_updates
+        self._first, self._last = _from_tree(state["first"]), _from_tree(state["last"])
+
     def _on_training_start(self) -> None:
         self._updates = self.model._n_updates
         # Found once: the search takes longer than a step can spare.
@@ -125,3 +141,14 @@ def _topologies(model: BaseAlgorithm) -> dict[str, dict[str, Topology]]:
     """Give the topologies of the networks that have sparse layers."""
     found = {name: sparse_layers(network) for name, network in networks(model).items()}
     return {name: {key: layer.topology for key, layer in layers.items()} for name, layers in found.items() if layers}
+
+
+def _as_tree(topologies: Mapping[str, Mapping[str, Topology]]) -> dict[str, Any]:
+    return {
+        network: {name: (each.shape, each.row_ptr, each.columns) for name, each in layers.items()}
+        for network, layers in topologies.items()
+    }
+
+
+def _from_tree(tree: Mapping[str, Any]) -> dict[str, dict[str, Topology]]:
+    return {network: {name: Topology(*parts) for name, parts in layers.items()} for network, layers in tree.items()}

@@ -11,6 +11,8 @@ import yaml
 from sparse_rl.storage import move_into_place, write_atomically
 
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed
+CHECKPOINTS = "checkpoints"  # in a run's folder; gone once the run is finished
+_OF_EVERY_RUN = {"config.yml", "command.txt", STAGING, CHECKPOINTS}
 
 
 class RunFolder:
@@ -35,8 +37,37 @@ class RunFolder:
         except OSError as error:
             raise OSError(f"The run's folder cannot be created in {str(parent)!r}: {error.strerror}.") from error
         self.name = self.path.relative_to(root)
-        self.staging = self.path / STAGING
         self.staging.mkdir()
+        self.checkpoints.mkdir()
+
+    @classmethod
+    def reopen(cls, path: Path, environment: str) -> "RunFolder":
+        """
+        Open the folder of a run that goes on, and remove what was being written when it was cut off.
+
+        :param path: the folder
+        :param environment: id of the environment
+        :return: the folder
+        :raises OSError: if it cannot be written
+        """
+        folder = cls.__new__(cls)
+        folder.environment, folder.path, folder.name = file_name(environment), path, Path(*path.absolute().parts[-3:])
+        folder.staging.mkdir(exist_ok=True)
+        folder.discard()
+        for partial in [*path.glob(".*.partial"), *folder.checkpoints.rglob(".*.partial")]:
+            if partial.is_file():
+                partial.unlink()
+        return folder
+
+    @property
+    def staging(self) -> Path:
+        """The folder of files that are being written."""
+        return self.path / STAGING
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of what it takes to continue the run."""
+        return self.path / CHECKPOINTS
 
     @property
     def model(self) -> Path:
@@ -74,6 +105,12 @@ class RunFolder:
     def remove(self) -> None:
         """Remove the folder: the run has not begun."""
         shutil.rmtree(self.path)
+
+    def begin_anew(self) -> None:
+        """Remove what a run left that was cut off before it had a checkpoint."""
+        for entry in list(os.scandir(self.path)):
+            if entry.name not in _OF_EVERY_RUN:
+                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
 
     def discard(self) -> None:
         """Remove what lies in :attr:`staging`."""

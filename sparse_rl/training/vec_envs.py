@@ -1,7 +1,10 @@
 """The vectorised environments of a run."""
 
 import multiprocessing
+import os
+import random
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,17 +12,26 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
+from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.envs import make
+from sparse_rl.envs.state import StateError, restore, state_of
 
 VEC_ENVS: Mapping[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
 
 
 class RunMonitor(Monitor[Any, Any]):
-    """Stable-Baselines3's monitor, told only later where to write: a run gets its folder once all else stands."""
+    """
+    Stable-Baselines3's monitor, told only later where to write: a run gets its folder once all else stands.
+
+    As the outermost layer it also keeps the state of the whole environment, for checkpoints, wherever that lives.
+    """
+
+    #: See :class:`sparse_rl.envs.state.KeepsItself`.
+    kept_by_itself = frozenset({"results_writer", "t_start"})
 
     def start_log(self, filename: str) -> None:
         """
@@ -29,6 +41,66 @@ class RunMonitor(Monitor[Any, Any]):
         """
         header: dict[str, float | str] = {"t_start": self.t_start, "env_id": str(self.spec.id if self.spec else None)}
         self.results_writer = ResultsWriter(filename, header)
+
+    def continue_log(self, filename: str, length: int) -> None:
+        """
+        Cut a file off where a checkpoint was taken, and go on writing there.
+
+        :param filename: the file; ``.monitor.csv`` is appended
+        :param length: its length at that time, in bytes
+        :raises StateError: if it is shorter now
+        """
+        path = Path(f"{filename}.{self.EXT}")
+        if path.stat().st_size < length:
+            raise StateError(f"{str(path)!r} is shorter than when the checkpoint was taken: somebody has changed it.")
+        os.truncate(path, length)
+        self.results_writer = ResultsWriter(filename, override_existing=False)
+
+    def own_state(self) -> float:
+        """Give the time since the environment was made, in seconds."""
+        return time.time() - self.t_start
+
+    def restore_own_state(self, state: float) -> None:
+        """
+        Let the clock go on from where it was.
+
+        :param state: what :meth:`own_state` gave
+        """
+        self.t_start = time.time() - state
+
+    def keep_state(self) -> dict[str, Any]:
+        """
+        Give the state of this environment, and of the process where it lives, if that is its own.
+
+        :return: plain values and arrays
+        """
+        length = None
+        if self.results_writer is not None:
+            os.fsync(self.results_writer.file_handler.fileno())  # flushed after each row
+            length = os.fstat(self.results_writer.file_handler.fileno()).st_size
+        generators = (random.getstate(), np.random.get_state(legacy=False)) if _is_worker() else None
+        return {"env": state_of(self), "log": length, "generators": generators}
+
+    def restore_state(self, state: dict[str, Any]) -> NDArray[Any] | None:
+        """
+        Put this environment into a state, or into the next episode if that is all that can be done.
+
+        :param state: what :meth:`keep_state` gave
+        :return: the first observation of that next episode; ``None`` if the state is exactly that of then
+        :raises StateError: if it is the state of another environment
+        """
+        restore(self, state["env"])
+        if state["generators"] is not None and _is_worker():
+            random.setstate(state["generators"][0])
+            np.random.set_state(state["generators"][1])
+        if not state["env"]["obstacles"]:
+            return None
+        observation, _ = self.reset()
+        return np.asarray(observation)
+
+
+def _is_worker() -> bool:
+    return multiprocessing.parent_process() is not None
 
 
 def make_vec_env(
@@ -49,7 +121,7 @@ def make_vec_env(
 
     def factory(rank: int) -> Callable[[], gym.Env[Any, Any]]:
         def create() -> gym.Env[Any, Any]:
-            if multiprocessing.parent_process() is not None:
+            if _is_worker():
                 # A terminal sends Ctrl-C to the workers too; the main process still needs them to end cleanly.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             env = make(environment, **(env_kwargs or {}))
@@ -96,6 +168,46 @@ def start_logs(vec_env: VecEnv, folder: Path) -> None:
     """
     for rank in range(vec_env.num_envs):
         vec_env.env_method("start_log", str(folder / str(rank)), indices=rank)
+
+
+def keep(vec_env: VecEnv) -> dict[str, Any]:
+    """
+    Give the state of all copies.
+
+    :param vec_env: what :func:`make_vec_env` returned
+    :return: plain values and arrays
+    """
+    # The seeds are those of a reset that is still to come.
+    return {"envs": vec_env.env_method("keep_state"), "seeds": list(vec_env._seeds)}
+
+
+def put_back(vec_env: VecEnv, state: Mapping[str, Any]) -> dict[int, NDArray[Any]]:
+    """
+    Put all copies into a state.
+
+    :param vec_env: what :func:`make_vec_env` returned
+    :param state: what :func:`keep` gave
+    :return: first observations of the copies whose state could not be kept, and which begin a new episode instead
+    :raises StateError: if it is the state of other environments
+    """
+    vec_env.reset()  # some attributes are made there
+    begun = {}
+    for rank, each in enumerate(state["envs"]):
+        (observation,) = vec_env.env_method("restore_state", each, indices=rank)
+        if observation is not None:
+            begun[rank] = observation
+    vec_env._seeds = list(state["seeds"])
+    return begun
+
+
+def obstacles(state: Mapping[str, Any]) -> list[str]:
+    """
+    Say what of the copies could not be kept.
+
+    :param state: what :func:`keep` gave
+    :return: attributes and their types, in words; none if everything could
+    """
+    return sorted({obstacle for each in state["envs"] for obstacle in each["env"]["obstacles"]})
 
 
 def real_features(vec_env: VecEnv) -> np.ndarray[Any, np.dtype[np.bool_]]:

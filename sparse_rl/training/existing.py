@@ -1,0 +1,90 @@
+"""A run that there is already: what it was to do, and whether it may go on."""
+
+import argparse
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sparse_rl.agents.checks import InputError, check_recipe
+from sparse_rl.agents.recipe import algorithms, learner_of, parse_yaml
+from sparse_rl.names import unknown
+from sparse_rl.training.plan import Plan
+from sparse_rl.training.run_folder import CHECKPOINTS, STAGING
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """
+    Read what a run's ``config.yml`` says.
+
+    :param folder: the folder of the run
+    :return: its content; of that only ``hyperparameters`` is sure to be there
+    :raises ValueError: if there is none, or it does not describe a run
+    :raises OSError: if it cannot be read
+    """
+    file = folder / "config.yml"
+    if not file.exists():
+        raise InputError(
+            f"There is no run in {str(folder)!r}: expected a folder with a config.yml, such as "
+            "runs/anf-sac/HalfCheetah-noise98/1."
+        )
+    config = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
+    if not isinstance(config, dict) or not isinstance(config.get("hyperparameters"), dict):
+        raise InputError(f"{str(file)!r} does not describe a run.")
+    return config
+
+
+def plan_of(config: Mapping[str, Any], folder: Path) -> Plan:
+    """
+    Find what a run was to do.
+
+    :param config: its configuration
+    :param folder: its folder, for messages
+    :return: the plan
+    :raises InputError: if something is missing or not allowed
+    """
+    from sparse_rl.agents.build import learner_defaults
+
+    if config.get("algo") not in algorithms():
+        raise InputError(unknown("algorithm", config.get("algo"), algorithms()))
+    values = {field.name: config[field.name] for field in fields(Plan) if field.name in config}
+    for name in ("algo", "env", "seed"):
+        if name not in values:
+            raise InputError(f"{str(folder / 'config.yml')!r} does not say {name!r}, so the run cannot be continued.")
+    values["hyperparameters"] = check_recipe(config["hyperparameters"], learner_defaults(learner_of(values["algo"])))
+    values["notes"] = tuple(values.get("notes", ()))
+    return Plan(**values)
+
+
+def check_unfinished(folder: Path) -> None:
+    """
+    Check that there is something left to do for a run. If it is finished, what it needs no longer is removed.
+
+    :param folder: its folder
+    :raises InputError: if it is finished, or was never to be continued
+    """
+    summary_file = folder / "summary.yml"
+    summary = parse_yaml(summary_file.read_text(encoding="utf-8"), str(summary_file)) if summary_file.exists() else {}
+    if isinstance(summary, dict) and summary.get("finished"):
+        for leftover in (STAGING, CHECKPOINTS):  # of a process that was killed while it tidied up
+            shutil.rmtree(folder / leftover, ignore_errors=True)
+        raise InputError(
+            f"The run in {str(folder)!r} is finished: it has taken all of its {summary['steps']:,} steps. For a longer "
+            "one, start another run with a larger -n."
+        )
+    if not (folder / CHECKPOINTS).is_dir():
+        raise InputError(f"The run in {str(folder)!r} has no checkpoints: it was made before there were any.")
+
+
+def given_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """
+    Find the flags that a command line has, defaults left out.
+
+    :param parser: a parser, which is of no use after that
+    :param words: the words of the command line
+    :return: values by the names that the parser stores them by
+    """
+    for action in parser._actions:  # there is no public list of flags
+        action.default = argparse.SUPPRESS
+    return vars(parser.parse_args(list(words)))
