@@ -40,8 +40,13 @@ def test_continued_as_if_nothing_had_happened(tmp_path: Path, words: str, stops:
 @pytest.mark.parametrize(
     ("words", "stops"),
     [
-        (f"--algo {method}-{learner} --env {NOISY} --update-interval 30 --replay {replay}", stops)
-        for method in ("static", "anf", "set", "ds", "rigl", "gmp", "ne")
+        (f"--algo {method}-{learner} --env {NOISY} --replay {replay} {settings}", stops)
+        for method, settings in (
+            ("static", ""),
+            *((method, "--update-interval 30") for method in ("anf", "ds", "rigl", "gmp", "ne")),
+            # With the paper's 20 as many weights as a layer of this size has.
+            ("set", "--update-interval 30 -params lambdas:[4,4]"),
+        )
         for learner in ("sac", "td3")
         for replay, stops in (("redrawn", BEFORE_AT_AND_AFTER_A_REWIRING), ("observed", MID_EPISODE))
     ],
