@@ -17,8 +17,9 @@ types:
 test:
 	pytest
 
+# Two at a time, each with one thread.
 slow:
-	pytest -m slow
+	OMP_NUM_THREADS=1 pytest -m slow -n 2 --dist worksteal
 
 # A quarter of an hour on two quiet cores; `pip install -c constraints.txt -e '.[bench]'` first, for the other packages.
 bench:
