@@ -1,5 +1,6 @@
 """An environment whose state is put back goes on as if it had never been elsewhere, to the bit."""
 
+from enum import IntEnum
 from typing import Any
 
 import gymnasium as gym
@@ -92,6 +93,10 @@ def test_the_state_of_another_environment(tmp_path) -> None:
         restore(make("Hopper-v5"), state)
 
 
+class Direction(IntEnum):
+    UP = 1
+
+
 class Odd(gym.Env[np.ndarray[Any, Any], np.ndarray[Any, Any]]):
     def __init__(self, **attributes: Any) -> None:
         self.observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
@@ -111,6 +116,10 @@ SHARED = np.arange(3.0)
         ({"a": SHARED, "b": SHARED[:2]}, "Odd.b (a view of another array)"),
         ({"words": np.array(["a", None])}, "Odd.words (an array of objects)"),
         ({"memory": np.frombuffer(bytearray(8))}, "Odd.memory (a view of other memory)"),
+        ({"names": np.array(["a", "b"])}, "Odd.names (an array of <U1)"),
+        ({"waves": np.zeros(2, np.complex64)}, "Odd.waves (an array of complex64)"),
+        ({"swapped": np.zeros(2, ">f4")}, "Odd.swapped (an array of >f4)"),
+        ({"direction": Direction.UP}, "Odd.direction (a Direction)"),
     ],
 )
 def test_what_cannot_be_kept_is_named(attributes: dict[str, Any], obstacle: str) -> None:

@@ -122,6 +122,16 @@ def test_cut_off_before_the_first_checkpoint(whole: Path, tmp_path: Path) -> Non
     assert_same_run(whole, folder)
 
 
+def test_results_without_a_checkpoint_are_not_thrown_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path)
+    for file in checkpoints(folder):
+        file.unlink()
+    before = content(folder)
+    assert resume(folder) == 2
+    assert "has results but no checkpoint" in capsys.readouterr().err
+    assert content(folder) == before
+
+
 def test_a_log_that_somebody_has_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = stopped(tmp_path)
     agent = (folder / "Reacher-noise80.zip").read_bytes()

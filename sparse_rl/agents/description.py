@@ -215,6 +215,9 @@ class Description:
             raise StorageError(f"The agent that {where} describes cannot be built: {reason}") from error
         if env is None:
             model.env = None
+            if "buffer_size" in arguments:  # what it got to be built has room for one transition
+                model.replay_buffer = None  # type: ignore[attr-defined]
+                model.buffer_size = self.arguments["buffer_size"]  # type: ignore[attr-defined]
         return model
 
     def _check_spaces(self, model: BaseAlgorithm, where: str) -> None:

@@ -10,6 +10,7 @@ from gymnasium.spaces import Space
 from sparse_rl.storage import StorageError
 
 MOST_NUMBERS = 2**22  # in an observation
+_MOST_SPACES = 16  # in a dictionary of them
 _DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _INFINITE = {"inf": np.inf, "-inf": -np.inf}
 
@@ -81,6 +82,8 @@ def _make_dict(given: Any, where: str) -> spaces.Dict:
         not isinstance(each, dict) or each.get("kind") == "Dict" for each in given.values()
     ):
         raise ValueError("expected a dictionary of spaces that are no dictionaries")
+    if len(given) > _MOST_SPACES:
+        raise ValueError(f"{len(given):,} spaces are more than {_MOST_SPACES}")
     return spaces.Dict({name: make_space(each, where) for name, each in given.items()})
 
 

@@ -24,14 +24,6 @@ class CheckpointFolder:
         self.path = path
         self.keep = keep
 
-    def create(self) -> None:
-        """
-        Create the folder, unless it is there.
-
-        :raises OSError: if it cannot be created
-        """
-        self.path.mkdir(exist_ok=True)
-
     @property
     def steps(self) -> list[int]:
         """The environment steps of the checkpoints that there are, the newest first."""

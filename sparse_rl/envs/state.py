@@ -142,15 +142,17 @@ def _is_as_built(value: object) -> bool:
 
 def _copy(value: Any, seen: list[Any]) -> Any:
     """Copy a plain value; complain if part of it is not plain, or is part of another one too."""
-    if isinstance(value, _PLAIN):
+    if type(value) in _PLAIN or (isinstance(value, np.generic) and value.dtype.kind in "biuf"):
         return value
     if type(value) is tuple:
         return tuple(_copy(each, seen) for each in value)
     if any(value is other for other in seen):
         raise StateError(f"the same {type(value).__name__} as elsewhere")
     if isinstance(value, np.ndarray):
-        if value.dtype.hasobject or _has_foreign_memory(value):
-            raise StateError("an array of objects" if value.dtype.hasobject else "a view of other memory")
+        if value.dtype.kind not in "biuf" or not value.dtype.isnative or value.dtype.itemsize > 8:
+            raise StateError(f"an array of {'objects' if value.dtype.hasobject else value.dtype}")
+        if _has_foreign_memory(value):
+            raise StateError("a view of other memory")
         if any(isinstance(other, np.ndarray) and np.shares_memory(value, other) for other in seen):
             raise StateError("a view of another array")
         seen.append(value)

@@ -101,7 +101,11 @@ class TopologyCallback(BaseCallback):
         self._caught_for = state["caught_for"]
         self._catcher = self._make_catcher() if state["is_catching"] else None
         if self._catcher is not None:
-            self._catcher.caught = {name: WeightGradient(*factors) for name, factors in state["caught"].items()}
+            device = self.model.device
+            self._catcher.caught = {
+                name: WeightGradient(*(factor.to(device) for factor in factors))
+                for name, factors in state["caught"].items()
+            }
 
     def _on_training_start(self) -> None:
         self._record()

@@ -1,11 +1,15 @@
 """One process at a time in a folder."""
 
+import errno
 import fcntl
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# What file systems answer that have no locks, such as some network file systems: there nobody is kept out.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class LockedError(OSError):
@@ -32,6 +36,9 @@ def locked(file: Path) -> Iterator[None]:
         except BlockingIOError as error:
             stream.seek(0)
             raise LockedError(stream.read().strip() or "unknown") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         stream.truncate(0)
         stream.write(f"{os.getpid()} on {platform.node()}\n")
         stream.flush()

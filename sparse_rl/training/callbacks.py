@@ -166,7 +166,6 @@ class EvaluationCallback(EvalCallback):
         self.metrics = metrics
         self.folder = folder
         self.every = every
-        self.folder = folder
         self.phase: int | None = None
         self.best_phase: int | None = None
         self.guard = guard

@@ -23,8 +23,8 @@ from sparse_rl.agents.build import learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.filling import fill
 from sparse_rl.agents.foreign import read_zip
-from sparse_rl.agents.recipe import check_algorithm, learner_of, parse_yaml
-from sparse_rl.training.existing import read_config
+from sparse_rl.agents.recipe import check_algorithm, learner_of
+from sparse_rl.training.existing import read_config, read_yaml
 from sparse_rl.training.run_folder import agent_folder, file_name
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
@@ -79,10 +79,10 @@ def _from_zip(file: Path, config: dict[str, Any], env: VecEnv, seed: int) -> Bas
     smallest = {"buffer_size": 1} if "buffer_size" in defaults else {"n_steps": 2, "batch_size": 2}
     smallest = {key: value for key, value in smallest.items() if key in defaults}
     hyperparameters = check_recipe(config["hyperparameters"] | {"replay": "observed"} | smallest, defaults)
-    model = make_model(learner, hyperparameters, env, seed, device="cpu")
     if not file.exists():
         raise InputError(f"There is no agent {str(file)!r}.")
     _, policy, variables = read_zip(file)
+    model = make_model(learner, hyperparameters, env, seed, device="cpu")
     fill(model, policy, variables, repr(str(file)))
     return model
 
@@ -91,7 +91,7 @@ def _phase_of_agent(folder: Path, best: bool) -> int | None:
     file = folder / "phases.yml"
     if not file.exists():
         return None
-    phases = parse_yaml(file.read_text(encoding="utf-8"), f"{str(file)!r}")
+    phases = read_yaml(file)
     phase = phases.get("best" if best else "last") if isinstance(phases, dict) else None
     if not isinstance(phase, int) or phase < 0:
         raise InputError(f"{str(file)!r} does not name a phase; give one with --phase.")

@@ -49,7 +49,7 @@ from sparse_rl.training.callbacks import (
     PublishCallback,
 )
 from sparse_rl.training.connectivity import ConnectivityCallback
-from sparse_rl.training.guard import GuardCallback, TrainingEnded
+from sparse_rl.training.guard import GuardCallback, TrainingEnded, first_not_finite
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, NotResumedError, ResumeCallback, open_logger
@@ -210,6 +210,7 @@ class Experiment:
         steps = self.hyperparameters["n_timesteps"]
         try:
             self.model.learn(steps, callbacks, log_interval=self.plan.log_interval)
+            self.guard.check_weights()  # the last updates have had nobody to look at them
             evaluated = [steps] if self.evaluation is None else self.evaluation.evaluations_timesteps
             self._is_finished = self.guard.failure is None and evaluated[-1:] >= [steps]
         except TrainingEnded:
@@ -228,12 +229,15 @@ class Experiment:
             raise
         except (Exception, SystemExit) as error:
             traceback.print_exc()  # it is for whoever wrote the environment
-            self._end(callbacks, f"{type(error).__name__}: {error} (see above).")
+            diverged = first_not_finite(self.model)
+            why = "" if diverged is None else f"{diverged} has weights that are NaN or infinite. "
+            self._end(callbacks, f"{why}{type(error).__name__}: {error} (see above).")
 
     def _end(self, callbacks: CallbackList, why: str) -> None:
         seed = self.plan.seed
         self.guard.failure = f"Training ended at step {self.model.num_timesteps} (seed {seed}), and is saved. {why}"
-        callbacks.on_training_end()
+        with suppress(EOFError, ConnectionError):  # what wants to ask an environment whose process has died
+            callbacks.on_training_end()
 
     def _save(self, folder: RunFolder) -> None:
         """Save the agent as it is, what it cost, and for which order of the features the saved agents are."""
@@ -243,7 +247,9 @@ class Experiment:
         self.model.save(folder.staging / folder.model.name)
         folder.publish()
         save_agent(self.model, agent_folder(folder.model))
-        last = phase_of(self.env)
+        last = None
+        with suppress(EOFError, ConnectionError):
+            last = phase_of(self.env)
         if last is not None:
             best = None if self.evaluation is None else self.evaluation.best_phase
             folder.write_yaml("phases.yml", {"last": last, "best": best})

@@ -11,6 +11,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sparse_rl.sb3.steps import gradient_steps
+
 #: A loss beyond this has exploded: it is that of values of 1e12, and soon 32-bit numbers end.
 EXPLODED = 1e24
 #: Seconds that an evaluation may go on for after a signal.
@@ -18,7 +20,13 @@ PATIENCE = 10.0
 # Losses that the algorithms log, and what they train.
 _NETWORKS = {
     **{"actor_loss": "actor", "critic_loss": "critics", "ent_coef_loss": "entropy coefficient"},
-    **{"policy_gradient_loss": "actor", "policy_loss": "actor", "value_loss": "critic", "loss": "networks"},
+    **{
+        "policy_gradient_loss": "actor",
+        "policy_loss": "actor",
+        "policy_objective": "actor",
+        "value_loss": "critic",
+        "loss": "networks",
+    },
 }
 
 
@@ -40,11 +48,6 @@ class GuardCallback(BaseCallback):
         self.failure: str | None = None
         self._signalled_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
-
-    @property
-    def ended_early(self) -> bool:
-        """Whether training was ended by this callback."""
-        return self.signal is not None or self.failure is not None
 
     @property
     def is_pressing(self) -> bool:
@@ -99,7 +102,7 @@ class GuardCallback(BaseCallback):
 
     def _where(self, why: str) -> str:
         model = self.model
-        when = f"step {model.num_timesteps} (gradient step {model._n_updates}, seed {model.seed})"
+        when = f"step {model.num_timesteps} (gradient step {gradient_steps(model)}, seed {model.seed})"
         return f"Training ended at {when}: {why}."
 
 

@@ -121,9 +121,9 @@ class ResumeCallback(BaseCallback):
             if log is not None:
                 log.prune(step // self.training_env.num_envs for step in self.checkpoints.steps)
             self.newest = steps
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:
             kept = "there is none yet" if self.newest is None else f"the newest one is of step {self.newest:,}"
-            reason = error.strerror or error
+            reason = getattr(error, "strerror", None) or error
             print(f"Note: the checkpoint of step {steps:,} could not be written ({reason}); {kept}.", flush=True)
         self._last_step, self._last_time = steps, time.monotonic()
 

@@ -12,7 +12,8 @@ from sparse_rl.storage import move_into_place, write_atomically
 
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed
 CHECKPOINTS = "checkpoints"  # in a run's folder; gone once the run is finished
-_OF_EVERY_RUN = {"config.yml", "command.txt", STAGING, CHECKPOINTS}
+# What a run writes as it goes, besides agents in folders; config.yml and command.txt are written anew.
+_LEFT_BEHIND = ("*.monitor.csv", "*.zip", "connectivity.*", "events.out.tfevents.*", "phases.yml", "summary.yml")
 
 
 class RunFolder:
@@ -107,10 +108,21 @@ class RunFolder:
         shutil.rmtree(self.path)
 
     def begin_anew(self) -> None:
-        """Remove what a run left that was cut off before it had a checkpoint."""
-        for entry in list(os.scandir(self.path)):
-            if entry.name not in _OF_EVERY_RUN:
-                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
+        """
+        Remove what a run left that was cut off before it had a checkpoint, and nothing else.
+
+        :raises FileExistsError: if it has been evaluated: results are not thrown away
+        """
+        if any((self.path / name).exists() for name in ("evaluations.npz", self.best_model.name)):
+            raise FileExistsError(
+                f"The run in {str(self.path)!r} has results but no checkpoint: it cannot be continued, and is not "
+                "begun anew in the same folder. Start another run with the same command."
+            )
+        for pattern in _LEFT_BEHIND:
+            for file in self.path.glob(pattern):
+                file.unlink()
+        for file in self.path.glob("*/model.safetensors"):
+            shutil.rmtree(file.parent)
 
     def discard(self) -> None:
         """Remove what lies in :attr:`staging`."""

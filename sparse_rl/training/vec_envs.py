@@ -122,8 +122,10 @@ def make_vec_env(
     def factory(rank: int) -> Callable[[], gym.Env[Any, Any]]:
         def create() -> gym.Env[Any, Any]:
             if _is_worker():
-                # A terminal sends Ctrl-C to the workers too; the main process still needs them to end cleanly.
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                # A terminal sends Ctrl-C to the workers too, and a scheduler its SIGTERM; the main process still needs
+                # them to end cleanly. They end when it closes their pipe.
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
             env = make(environment, **(env_kwargs or {}))
             env.action_space.seed(seed + rank)
             return RunMonitor(env)
