@@ -93,6 +93,11 @@ def test_the_state_of_another_environment(tmp_path) -> None:
         restore(make("Hopper-v5"), state)
 
 
+class Simulator:
+    def advance(self) -> None:
+        """Change something."""
+
+
 class Direction(IntEnum):
     UP = 1
 
@@ -120,6 +125,10 @@ SHARED = np.arange(3.0)
         ({"waves": np.zeros(2, np.complex64)}, "Odd.waves (an array of complex64)"),
         ({"swapped": np.zeros(2, ">f4")}, "Odd.swapped (an array of >f4)"),
         ({"direction": Direction.UP}, "Odd.direction (a Direction)"),
+        ({"hidden": np.ma.masked_array([1.0, 2.0], [True, False])}, "Odd.hidden (a MaskedArray)"),
+        ({"env": Simulator()}, "Odd.env (a Simulator)"),
+        ({"advance": Simulator().advance}, "Odd.advance (a method)"),
+        ({"draw": np.random.default_rng(7).normal}, "Odd.draw (a method)"),
     ],
 )
 def test_what_cannot_be_kept_is_named(attributes: dict[str, Any], obstacle: str) -> None:

@@ -19,7 +19,7 @@ _PLAIN = (type(None), bool, int, float, str, np.generic)
 # What an environment is made with, and does not change: by type, or by name where the type is in an optional package.
 _AS_BUILT = (EnvSpec, type, FunctionType, MethodType, BuiltinFunctionType, ModuleType)
 _AS_BUILT_NAMES = {"MjModel", "MujocoRenderer", "NoiseModel"}
-_INNER = {"env", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"}  # what is wrapped, and what it was made with
+_ARGUMENTS = {"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"}  # what a layer was made with
 _GENERATOR = "_np_random"
 
 
@@ -93,7 +93,7 @@ def _keep_layer(layer: gym.Env[Any, Any], obstacles: list[str], seen: list[Any])
     own = _own_attributes(layer)
     n_before = len(obstacles)
     for name, value in vars(layer).items():
-        if name in _INNER | own or _is_as_built(value):
+        if name in _skipped(layer) | own or _is_as_built(value, layer):
             continue
         try:
             if _is_object(value):
@@ -121,8 +121,8 @@ def _restore_layer(layer: gym.Env[Any, Any], kept: dict[str, Any]) -> None:
         put_back(present[name], state)
     if "values" not in kept:
         return
-    known = {name for name, value in present.items() if not (_is_as_built(value) or _is_object(value))}
-    for name in known - set(kept["values"]) - _INNER - _own_attributes(layer):
+    known = {name for name, value in present.items() if not (_is_as_built(value, layer) or _is_object(value))}
+    for name in known - set(kept["values"]) - _skipped(layer) - _own_attributes(layer):
         delattr(layer, name)
     for name, value in kept["values"].items():
         # What is as it was stays: somebody else may hold it too.
@@ -136,7 +136,15 @@ def _own_attributes(layer: gym.Env[Any, Any]) -> frozenset[str]:
     return layer.kept_by_itself if isinstance(layer, KeepsItself) else frozenset()
 
 
-def _is_as_built(value: object) -> bool:
+def _skipped(layer: gym.Env[Any, Any]) -> set[str]:
+    """Name what is not of the layer itself: what a wrapper wraps has a state of its own."""
+    return _ARGUMENTS | {"env"} if isinstance(layer, gym.Wrapper) else _ARGUMENTS
+
+
+def _is_as_built(value: object, layer: gym.Env[Any, Any]) -> bool:
+    owner = getattr(value, "__self__", None)
+    if isinstance(value, MethodType | BuiltinFunctionType) and not isinstance(owner, ModuleType | type | None):
+        return owner is layer or owner is layer.unwrapped  # a method has the state of whom it belongs to
     return isinstance(value, _AS_BUILT) or type(value).__name__ in _AS_BUILT_NAMES
 
 
@@ -148,7 +156,7 @@ def _copy(value: Any, seen: list[Any]) -> Any:
         return tuple(_copy(each, seen) for each in value)
     if any(value is other for other in seen):
         raise StateError(f"the same {type(value).__name__} as elsewhere")
-    if isinstance(value, np.ndarray):
+    if type(value) is np.ndarray:
         if value.dtype.kind not in "biuf" or not value.dtype.isnative or value.dtype.itemsize > 8:
             raise StateError(f"an array of {'objects' if value.dtype.hasobject else value.dtype}")
         if _has_foreign_memory(value):

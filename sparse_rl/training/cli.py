@@ -227,8 +227,12 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str])
     if args.seed < 0:
         words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
     command = shlex.join(["python", "train.py", *words])
-    with locked(folder.checkpoints / LOCK):
-        return _run(experiment, args, folder, tensorboard, command)
+    try:
+        with locked(folder.checkpoints / LOCK):
+            return _run(experiment, args, folder, tensorboard, command)
+    except OSError as error:  # the lock's own: what goes wrong later is said there
+        experiment.close()
+        return _fail(f"{error} The run in {str(folder.path)!r} has not begun.")
 
 
 def _resume(args: argparse.Namespace, words: list[str]) -> int:
@@ -244,8 +248,14 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
             _settle_flags(args, config, words)
             from sparse_rl.training.experiment import Experiment
 
-            plan = plan_of(config, path)
-            experiment = Experiment(plan)
+            try:
+                plan = plan_of(config, path)
+                experiment = Experiment(plan)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise InputError(
+                    f"{str(path / 'config.yml')!r} is not as train.py wrote it, so the run cannot be continued: "
+                    f"{type(error).__name__}: {error}."
+                ) from error
             with experiment.guard:
                 folder = RunFolder.reopen(path, plan.env)
                 tensorboard = Path(config["tensorboard"]) if "tensorboard" in config else folder.path

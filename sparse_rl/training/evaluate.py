@@ -139,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         th.set_num_threads(threads)
     config = read_config(args.folder)
     agent = "best agent" if args.best else "last agent"
-    print(f"{config['algo']} on {config['env']}, trained with {config['hyperparameters'].get('replay')} noise, {agent}")
+    noise = f"{config['hyperparameters'].get('replay')} noise"
+    print(f"{config.get('algo')} on {config.get('env')}, trained with {noise}, {agent}")
     print(f"return {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes, seed {args.seed}")
     return 0
 

@@ -217,7 +217,10 @@ class ResumeCallback(BaseCallback):
                 f"now: {error}"
             ) from error
         for callback in self.callbacks:
-            kept = state["callbacks"][type(callback).__name__]
+            kept = state["callbacks"].get(type(callback).__name__)
+            if kept is None:  # a progress bar that the run had not before
+                callback.num_timesteps = model.num_timesteps
+                continue
             callback.n_calls, callback.num_timesteps = kept["n_calls"], model.num_timesteps
             _restore(callback, kept["own"])
         restore_generators(state["generators"])  # last of all: whatever came before may have drawn from them

@@ -51,7 +51,7 @@ class RunMonitor(Monitor[Any, Any]):
         :raises StateError: if it is shorter now
         """
         path = Path(f"{filename}.{self.EXT}")
-        if path.stat().st_size < length:
+        if not path.exists() or path.stat().st_size < length:
             raise StateError(f"{str(path)!r} is shorter than when the checkpoint was taken: somebody has changed it.")
         os.truncate(path, length)
         self.results_writer = ResultsWriter(filename, override_existing=False)
