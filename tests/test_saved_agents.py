@@ -12,12 +12,13 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sparse_rl.agents import SAC, TD3, load_agent, safe_load, save_agent
 from sparse_rl.agents.saved import CONFIG
 from sparse_rl.agents.spaces import describe_space, make_space
 from sparse_rl.nn import SMETAdam, sparse_layers
-from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy
+from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy, sparse_policy
 
 SMALL = {"net_arch": [8, 8]}
 SPARSE = {**SMALL, "sparsity": 0.5, "optimizer_class": SMETAdam, "optimizer_kwargs": {"warmup_steps": 10}}
@@ -31,6 +32,7 @@ AGENTS: list[tuple[type[BaseAlgorithm], Any, Any, dict[str, Any]]] = [
     (sb3.PPO, "MlpPolicy", "CartPole-v1", {"n_steps": 64, "clip_range": 0.3}),
     (sb3.PPO, "CnnPolicy", FakeImageEnv, {"n_steps": 64, "policy_kwargs": {"net_arch": [4]}}),
     (sb3.A2C, "MlpPolicy", "Pendulum-v1", {"use_sde": True}),
+    (sb3.PPO, sparse_policy(ActorCriticPolicy), "CartPole-v1", {"n_steps": 64, "policy_kwargs": {"sparsity": 0.5}}),
 ]
 if find_spec("sb3_contrib"):
     from sb3_contrib import TQC

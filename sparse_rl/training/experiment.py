@@ -180,6 +180,8 @@ class Experiment:
     ) -> None:
         """Write what is known before training, and open the logs; if that fails, the run has not begun."""
         try:
+            if not is_new:
+                print("There is no checkpoint yet: the run begins anew.", flush=True)
             folder.begin_anew()
             for events in tensorboard.glob("events.out.tfevents.*"):
                 events.unlink()
@@ -205,6 +207,7 @@ class Experiment:
             folder.close()
             raise
         self.model.set_logger(Logger(None, []))
+        print(f"continued from step {steps:,}", flush=True)
 
     def _learn(self, callbacks: CallbackList) -> None:
         steps = self.hyperparameters["n_timesteps"]
