@@ -299,8 +299,17 @@ class _ContinuedCurves(TensorBoardOutputFormat):
     """Stable-Baselines3's output to TensorBoard, which cannot say from which step on it replaces another."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
+        # TensorBoard reads files in the order of their names, in which the second comes first, then the process.
+        deadline = time.monotonic() + 2
+        while f"{_EVENTS}{int(time.time())}" in _seconds_of(folder) and time.monotonic() < deadline:
+            time.sleep(0.02)
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
         self._is_closed = False
+
+
+def _seconds_of(folder: Path) -> set[str]:
+    """Give the names of the files of curves up to the second in which they were begun."""
+    return {".".join(file.name.split(".")[:4]) for file in folder.glob(f"{_EVENTS}*")}
 
 
 def _keep(callback: BaseCallback) -> Tree:
