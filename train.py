@@ -2,7 +2,7 @@
 
 if __name__ == "__main__":
     try:
-        from sparse_rl.training.cli import main
+        from sparse_rl.commands.train import main
 
         code = main()
     except KeyboardInterrupt:  # during the imports, which take a moment

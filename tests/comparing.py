@@ -15,7 +15,7 @@ import pytest
 import torch as th
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparse_rl.training.cli import main
+from sparse_rl.commands.train import main
 from sparse_rl.training.guard import GuardCallback
 
 

@@ -14,10 +14,10 @@ from algorithm_cases import CASES, make
 from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sparse_rl.commands.train import main
 from sparse_rl.metrics import count_weights, training_flops
-from sparse_rl.training.cli import main
 from sparse_rl.training.diagnostics import diagnose
-from sparse_rl.training.evaluate import evaluate
+from sparse_rl.training.evaluation import evaluate
 from sparse_rl.training.experiment import EVALUATION_SEED_OFFSET
 from sparse_rl.training.measurement import networks
 from sparse_rl.training.metrics import MetricsCallback

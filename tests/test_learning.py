@@ -6,10 +6,10 @@ from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewar
 
 from sparse_rl.agents.build import learner_defaults
 from sparse_rl.agents.recipe import learner_of
+from sparse_rl.commands.train import make_parser
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import TopologyCallback
-from sparse_rl.training.cli import make_parser
 from sparse_rl.training.experiment import Experiment
 from sparse_rl.training.plan import make_plan, read_recipe
 

@@ -16,8 +16,8 @@ import yaml
 from comparing import assert_same_run, interrupt, only_run, run
 
 import sparse_rl.checkpoints.folder
+from sparse_rl.commands.train import main
 from sparse_rl.storage import locked, save_tensors
-from sparse_rl.training.cli import main
 from sparse_rl.training.guard import EXPLODED, GuardCallback
 
 WORDS = (

@@ -29,7 +29,7 @@ KILLED = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from test_resume_killed import newest_checkpoint
-from sparse_rl.training.cli import main
+from sparse_rl.commands.train import main
 
 root, step, seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 

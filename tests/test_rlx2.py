@@ -20,7 +20,7 @@ from sparse_rl.agents.recipe import load_recipe
 from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
-from sparse_rl.training.cli import main
+from sparse_rl.commands.train import main
 
 ENV = "InvertedPendulum-noise90"
 # The method's times, for runs of 200 steps.

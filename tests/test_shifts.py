@@ -14,8 +14,8 @@ from test_replay import REAL, fill, noisy, spaces_of
 from sparse_rl.agents.batches import sample
 from sparse_rl.agents.dynamic_replay import DynamicRedrawnReplayBuffer
 from sparse_rl.agents.replay import RedrawnReplayBuffer
+from sparse_rl.commands.train import main as train
 from sparse_rl.envs import permutation_at
-from sparse_rl.training.cli import main as train
 
 ENV = "InvertedPendulum-noise50-permute100"
 

@@ -24,11 +24,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.saved import load_agent
 from sparse_rl.agents.td3 import TD3
+from sparse_rl.commands.main import main as sparse_rl
+from sparse_rl.commands.train import main
 from sparse_rl.nn import SparseLinear
 from sparse_rl.training.callbacks import PatienceCallback
-from sparse_rl.training.cli import main
-from sparse_rl.training.evaluate import evaluate
-from sparse_rl.training.evaluate import main as evaluate_main
+from sparse_rl.training.evaluation import evaluate
 from sparse_rl.training.experiment import EVALUATION_SEED_OFFSET
 
 ROOT = Path(__file__).parents[1]
@@ -289,12 +289,12 @@ def test_a_run_from_before_there_were_safetensors_can_be_evaluated(run: Run, tmp
 
 
 def test_the_agent_can_be_evaluated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate_main([str(run.folder), "--episodes", "3", "--best"]) == 0
+    assert sparse_rl(["evaluate", str(run.folder), "--episodes", "3", "--best"]) == 0
     first = capsys.readouterr().out
     what, result = first.splitlines()
     assert what == f"anf-sac on {ENV}, trained with redrawn noise, best agent"
     assert re.fullmatch(r"return \d+\.\d \+/- \d+\.\d over 3 episodes, seed 0", result)
-    assert evaluate_main([str(run.folder), "-n", "3", "--best"]) == 0
+    assert sparse_rl(["evaluate", str(run.folder), "-n", "3", "--best"]) == 0
     assert capsys.readouterr().out == first
 
 
@@ -325,7 +325,7 @@ def test_evaluating_what_is_no_run(
 ) -> None:
     if text is not None:
         (tmp_path / "config.yml").write_text(text)
-    assert evaluate_main([str(tmp_path)]) == 2
+    assert sparse_rl(["evaluate", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -410,8 +410,8 @@ def test_networks_change_as_asked_and_can_be_evaluated(
     assert layers
     assert all(layer.values.numel() == layer.budget.end for layer in layers)
     assert all(np.sign(layer.budget.end - layer.budget.start) == change for layer in layers)
-    assert evaluate_main([str(folder), "-n", "1"]) == 0
-    assert evaluate_main([str(folder), "-n", "1", "--best"]) == 0
+    assert sparse_rl(["evaluate", str(folder), "-n", "1"]) == 0
+    assert sparse_rl(["evaluate", str(folder), "-n", "1", "--best"]) == 0
 
 
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it too; pytest undoes that
@@ -429,11 +429,11 @@ def test_permuted_features_in_worker_processes(tmp_path: Path, capsys: pytest.Ca
     returns = [evaluate(folder, episodes=1, seed=seed, phase=phase) for phase in (None, 2, 1)]
     assert returns[0] == returns[1] != returns[2]
     capsys.readouterr()
-    assert evaluate_main([str(folder), "--phase", "-1"]) == 2
+    assert sparse_rl(["evaluate", str(folder), "--phase", "-1"]) == 2
 
 
 def test_a_phase_makes_no_sense_without_a_permutation(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate_main([str(run.folder), "--phase", "1"]) == 2
+    assert sparse_rl(["evaluate", str(run.folder), "--phase", "1"]) == 2
     assert "not permuted" in capsys.readouterr().err
 
 
@@ -587,7 +587,7 @@ def test_a_damaged_agent_is_refused(
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(damage)
-    assert evaluate_main([str(folder)]) == 2
+    assert sparse_rl(["evaluate", str(folder)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert name in error
@@ -668,7 +668,7 @@ def test_words_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str], words: 
 
 def test_help_and_typos_answer_without_pytorch() -> None:
     code = (
-        "import sys\nfrom sparse_rl.training.cli import main, make_parser\nmake_parser().format_help()\n"
+        "import sys\nfrom sparse_rl.commands.train import main, make_parser\nmake_parser().format_help()\n"
         "assert main(['--algo', 'x']) == main(['--env', 'x']) == main(['--variant', 'x']) == 2\n"
         "assert 'torch' not in sys.modules\n"
     )

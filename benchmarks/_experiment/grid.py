@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from sparse_rl.agents.checks import InputError, describe
 from sparse_rl.agents.recipe import override, parse_yaml
+from sparse_rl.commands.train import make_parser, read_plan
 from sparse_rl.names import unknown
-from sparse_rl.training.cli import make_parser, read_plan
 from sparse_rl.training.plan import Plan
 
 SECTIONS = ("options", "grid")

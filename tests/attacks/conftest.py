@@ -30,7 +30,7 @@ import json, resource, sys, time
 from pathlib import Path
 from sparse_rl.agents import load_agent, safe_load
 from sparse_rl.storage import load_tensors
-from sparse_rl.training.evaluate import read_config
+from sparse_rl.training.existing import read_config
 
 LOADERS = {
     "agent": load_agent, "zip": safe_load, "config": lambda path: read_config(Path(path)),

@@ -8,7 +8,9 @@ from conftest import Payload, Warden
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import load_recipe, parse_assignments
-from sparse_rl.training.evaluate import evaluate, main, read_config
+from sparse_rl.commands.main import main
+from sparse_rl.training.evaluation import evaluate
+from sparse_rl.training.existing import read_config
 
 
 @pytest.fixture(params=["!!python/object/apply:os.mkdir [{}]", "!!python/object/new:os.mkdir [[{}]]"])
@@ -66,10 +68,10 @@ def test_packages_of_environments(
     (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(payload.trace)!r})\n")
     (tmp_path / "config.yml").write_text("{algo: sac, env: 'evil:Pendulum-v1', hyperparameters: {}}")
     monkeypatch.syspath_prepend(tmp_path)
-    assert main([str(tmp_path)]) == 2
+    assert main(["evaluate", str(tmp_path)]) == 2
     assert "imports the package 'evil', which can run any code: add --trust" in capsys.readouterr().err
     assert not payload.trace.exists()
-    assert main([str(tmp_path), "--trust"]) == 2  # there is no agent, but the trap was armed
+    assert main(["evaluate", str(tmp_path), "--trust"]) == 2  # there is no agent, but the trap was armed
     payload.trace.rmdir()
 
 

@@ -1,4 +1,8 @@
-"""The command line of ``train.py``. PyTorch is imported only once the words on it make sense."""
+"""
+``sparse-rl train``, which is ``train.py`` too: train an agent, or continue a run.
+
+PyTorch is imported only once the words on the command line make sense.
+"""
 
 import argparse
 import shlex
@@ -21,7 +25,11 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT = 2
 LOCK = "lock"  # in the folder of checkpoints
 
-_EXAMPLES = """\
+DESCRIPTION = """\
+Train a sparse (or dense) agent, also where most of what it observes is noise. Defaults stand in parentheses at the end
+of each line."""
+
+EXAMPLES = """\
 examples:
   python train.py --algo anf-sac --env HalfCheetah-noise98          833 of 850 sensor readings are noise
   python train.py --algo sac --env HalfCheetah-noise98              the dense baseline
@@ -51,19 +59,27 @@ def make_parser() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         "train.py",
-        description="Train a sparse (or dense) agent, also where most of what it observes is noise. "
-        "Defaults stand in parentheses at the end of each line.",
-        epilog=_EXAMPLES,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add this command's arguments.
+
+    :param parser: the parser
+    """
     _add_basics(parser)
     _add_sparsity(parser)
     _add_hyperparameters(parser)
     _add_output(parser)
     _add_checkpoints(parser)
     _add_machine(parser)
-    return parser
 
 
 def _add_basics(parser: argparse.ArgumentParser) -> None:
@@ -197,13 +213,24 @@ _whole.__name__ = _positive.__name__ = "whole number"  # argparse puts it into i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Train an agent.
+    Train an agent: all of ``train.py``.
 
     :param arguments: the words of the command line; those of this process if ``None``
     :return: the exit code: 0; 2 for bad input; 130 or 143 if ended by SIGINT or SIGTERM
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    args = make_parser().parse_args(words)
+    return run(make_parser().parse_args(words), words, "python train.py")
+
+
+def run(args: argparse.Namespace, words: list[str], program: str = "sparse-rl train") -> int:
+    """
+    Train an agent.
+
+    :param args: the parsed command line
+    :param words: the same, not parsed, for ``command.txt``
+    :param program: two words that go before those
+    :return: the exit code, see :func:`main`
+    """
     try:
         if args.resume is not None:
             return _resume(args, words)
@@ -213,10 +240,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted before the training began.", 128 + signal.SIGINT)
     with experiment.guard:
-        return _start(experiment, args, words)
+        return _start(experiment, args, words, program)
 
 
-def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str]) -> int:
+def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str], program: str) -> int:
     """Make the run's folder; from here on a signal ends training, not the process."""
     try:
         folder = RunFolder(args.log_folder, args.algo, args.env)
@@ -226,7 +253,7 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str])
     tensorboard = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
     if args.seed < 0:
         words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
-    command = shlex.join(["python", "train.py", *words])
+    command = shlex.join([*program.split(), *words])
     try:
         with locked(folder.checkpoints / LOCK):
             return _run(experiment, args, folder, tensorboard, command)
@@ -311,7 +338,7 @@ def _run(
         return _fail(f"{error} The run in {str(folder.path)!r} ended there; its files are complete up to then.")
     except KeyboardInterrupt:
         return _fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
-    return _report(experiment, folder, tensorboard)
+    return _report(experiment, folder, tensorboard, " ".join(command.split()[:2]))
 
 
 def read_plan(args: argparse.Namespace) -> Plan:
@@ -354,7 +381,7 @@ def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
     return code
 
 
-def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path) -> int:
+def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, program: str) -> int:
     """Say how it went and what to type next."""
     from sparse_rl.training.experiment import last_evaluation
 
@@ -373,11 +400,11 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path) -> i
     print(f"\nWhere everything is:    {run}")
     print(f"What it looks at:       {run}/connectivity.png")
     print(f"To see the curves:      tensorboard --logdir {shlex.quote(str(tensorboard))}")
-    print(f"To evaluate the agent:  python -m sparse_rl.training.evaluate {run}")
+    print(f"To evaluate the agent:  sparse-rl evaluate {run}")
     if folder.checkpoints.exists():
         newest = experiment.resume.newest
         where = "from its beginning" if newest is None else f"from step {newest:,}"
-        print(f"To continue the run:    python train.py --resume {run}  ({where})")
+        print(f"To continue the run:    {program} --resume {run}  ({where})")
     if guard.failure is not None:
         return _fail(guard.failure)
     return 0 if guard.signal is None else 128 + guard.signal

@@ -1,18 +1,15 @@
 """
-Evaluate the agent of a run: ``python -m sparse_rl.training.evaluate runs/anf-sac/HalfCheetah-noise98/1``.
+Evaluate the agent of a run.
 
 Nothing is unpickled. The agent of a run that was made before there were ``model.safetensors`` is built from
 ``config.yml``, and filled with the tensors of its zip file.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -96,54 +93,3 @@ def _phase_of_agent(folder: Path, best: bool) -> int | None:
     if not isinstance(phase, int) or phase < 0:
         raise InputError(f"{str(file)!r} does not name a phase; give one with --phase.")
     return phase
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Evaluate an agent and print its return.
-
-    :param arguments: the words of the command line; those of this process if ``None``
-    :return: the exit code: 0, or 2 for bad input
-    """
-    parser = argparse.ArgumentParser(
-        "python -m sparse_rl.training.evaluate", description="Evaluate the agent of a run, without exploration."
-    )
-    parser.add_argument("folder", type=Path, help="the run's folder")
-    parser.add_argument(
-        "-n", "--episodes", type=int, default=10, metavar="N", help="number of episodes (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--best", action="store_true", help="the agent that did best in an evaluation, not the last one"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the environment (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--phase",
-        type=int,
-        metavar="K",
-        help="of a permuted environment: how often its features have changed places (default: as when it was saved)",
-    )
-    parser.add_argument("--trust", action="store_true", help="import the package of an environment 'package:Id'")
-    args = parser.parse_args(arguments)
-    if args.episodes < 1 or args.seed < 0:
-        parser.error("--episodes must be at least 1 and --seed at least 0")
-    threads = th.get_num_threads()
-    th.set_num_threads(1)  # one observation at a time: more threads only get in each other's way
-    try:
-        returns = evaluate(args.folder, args.episodes, args.best, args.seed, args.phase, args.trust)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        th.set_num_threads(threads)
-    config = read_config(args.folder)
-    agent = "best agent" if args.best else "last agent"
-    noise = f"{config['hyperparameters'].get('replay')} noise"
-    print(f"{config.get('algo')} on {config.get('env')}, trained with {noise}, {agent}")
-    print(f"return {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes, seed {args.seed}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

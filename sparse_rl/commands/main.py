@@ -1,0 +1,79 @@
+"""``sparse-rl``: finds the command that the first word names, and has it parse and do the rest."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+
+from sparse_rl.names import unknown
+from sparse_rl.version import __version__
+
+EXIT_BAD_INPUT = 2
+#: Each command's module in this package, and what it does.
+COMMANDS: Mapping[str, str] = {
+    "train": "train an agent, or continue a run",
+    "evaluate": "let a trained agent act, and print its return",
+}
+
+_EPILOG = """\
+Each command has its own help, with examples: sparse-rl train --help
+"""
+
+
+def make_parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """
+    Make the parser of ``sparse-rl``.
+
+    :param commands: the commands whose arguments it shall know; to import no more than it takes
+    :return: the parser
+    """
+    parser = argparse.ArgumentParser(
+        "sparse-rl",
+        description="Train, look at and compare agents with sparse networks.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sparse_rl {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    for name, what in COMMANDS.items():
+        shape = argparse.RawDescriptionHelpFormatter
+        subparser = subparsers.add_parser(name, help=what, formatter_class=shape, allow_abbrev=False)
+        if name in commands:
+            module = import_module(f"sparse_rl.commands.{name}")
+            subparser.description, subparser.epilog = module.DESCRIPTION, module.EXAMPLES
+            module.add_arguments(subparser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Carry out a command.
+
+    :param arguments: the words of the command line; those of this process if ``None``
+    :return: the exit code: 0; 1 if something went wrong; 2 for bad input; 130 if interrupted
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    name = words[0] if words else "--help"
+    if not name.startswith("-") and name not in COMMANDS:
+        return _fail(unknown("command", name, COMMANDS))
+    args = make_parser([name]).parse_args(words or [name])
+    module = import_module(f"sparse_rl.commands.{name}")
+    try:
+        code: int = module.run(args, words[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted.", 128 + signal.SIGINT)
+    return code
+
+
+def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
