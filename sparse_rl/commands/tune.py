@@ -183,12 +183,12 @@ def _changes(args: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _train_words(args: argparse.Namespace) -> list[str]:
-    """Write down the words of ``train.py`` that make the run of a trial, but for its own parameters."""
+    """Write down the words of ``train.py`` that make the run of a trial; its own parameters go at the end."""
     parser = make_parser()
     words = ["--algo", args.algo, "--env", args.env]
     for action in parser._actions:  # there is no public list of flags
         value = getattr(args, action.dest, None)
-        if action.dest in ("algo", "env") or value is None or value == parser.get_default(action.dest):
+        if action.dest in ("algo", "env", "hyperparams") or value is None or value == parser.get_default(action.dest):
             continue
-        words += [action.option_strings[-1], *(map(str, value) if isinstance(value, list) else [str(value)])]
-    return words
+        words += [action.option_strings[0], *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return [*words, "-params", *args.hyperparams]

@@ -12,12 +12,13 @@ import optuna
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from optuna.trial import FrozenTrial, TrialState
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.storage import write_atomically
 from sparse_rl.training.existing import read_yaml
-from sparse_rl.tuning.space import Choices, Space, words_of
+from sparse_rl.tuning.space import Choices, Range, Space, words_of
 from sparse_rl.tuning.study import RUN, WHY, best_of, ended
 
 TABLE, RECIPE, PICTURE = "trials.csv", "best.yml", "tuning.png"
@@ -54,7 +55,7 @@ class Report:
     :param folder: where to write them
     :param title: title of the picture
     :param variant: the variant of the recipe
-    :param train_words: the words of ``train.py`` that all trials have
+    :param train_words: the words of ``train.py`` that all trials have, the last ones after ``-params``
     :param changes: gives what a recipe has otherwise than the built-in one, with these words after ``-params``
     """
 
@@ -96,7 +97,7 @@ class Report:
         :param trial: the trial
         :return: the command
         """
-        return shlex.join(["python", "train.py", *self.train_words, "-params", *words_of(trial.params)])
+        return shlex.join(["python", "train.py", *self.train_words, *words_of(trial.params)])
 
     @property
     def short_command(self) -> str:
@@ -155,8 +156,8 @@ def write_picture(study: optuna.Study, space: Space, file: Path, title: str) -> 
     weights = _importances(study)
     for panel, (name, entry) in zip(panels[1:], space.items(), strict=False):
         _draw_parameter(panel, study, name, entry.values if isinstance(entry, Choices) else None)
-        if not isinstance(entry, Choices) and entry.log:
-            panel.set_xscale("log")
+        if isinstance(entry, Range):
+            _show_range(panel, entry)
         panel.set_xlabel(f"{name} (importance {weights[name]:.0%})" if name in weights else name)
     write_atomically(file, lambda stream: figure.savefig(stream, format="png", dpi=110))
 
@@ -185,6 +186,19 @@ def _draw_parameter(panel: Axes, study: optuna.Study, name: str, choices: Sequen
         panel.scatter([value], [best.value], s=70, facecolors="none", edgecolors=_BEST, linewidths=2)
     if choices is not None:
         panel.set_xticks(range(len(choices)), [str(value) for value in choices])
+
+
+def _show_range(panel: Axes, entry: Range) -> None:
+    """Show all of a range, with numbers as people write them."""
+    if entry.log:
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_xlim(entry.low / 1.1, entry.high * 1.1)
+    else:
+        margin = 0.03 * (entry.high - entry.low)
+        panel.set_xlim(entry.low - margin, entry.high + margin)
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _groups(study: optuna.Study) -> list[tuple[list[FrozenTrial], str, str]]:

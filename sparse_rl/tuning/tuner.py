@@ -45,7 +45,7 @@ class Tuner:
     :param space: what is varied
     :param folder: that folder
     :param plan_for: makes the plan of a trial
-    :param train_words: the words of ``train.py``, without the trial's own parameters
+    :param train_words: the words of ``train.py`` that all trials have, the last ones after ``-params``
     :param seed: the study's seed
     :param first: the parameters of the first trial, if they are not to be drawn
     :param on_end: called after each trial that has ended
@@ -128,7 +128,7 @@ class Tuner:
         known = trial.user_attrs.get(RUN)
         task = Task(
             plan,
-            (*self.train_words, "-params", *words),
+            (*self.train_words, *words),
             self.folder / "runs",
             self.folder / "logs" / f"{trial.number}.txt",
             None if known is None else self.folder / known,
