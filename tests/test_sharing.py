@@ -17,9 +17,12 @@ from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.train import main as train
 from sparse_rl.sharing.bundle import MOST_BYTES, public_command
 
+# huggingface_hub 2.4 uploads by an argument that its HTTP library would like to have under another name.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 ENV = "CartPole-v1-noise50"
 REPOSITORY = "me/anf-a2c-CartPole"
-WORDS = f"--algo static-a2c --env {ENV} --kernel scatter -n 40 --seed 3 --eval-episodes 1 --num-threads 1"
+WORDS = f"--algo static-a2c --env {ENV} --kernel scatter -n 40 --n-envs 1 --seed 3 --eval-episodes 1 --num-threads 1"
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from sparse_rl.tuning.study import JOURNAL, ask, cut_off, ended, open_study
 ROOT = Path(__file__).parents[1]
 ENV = "CartPole-v1"
 # Stable-Baselines3's own learner: nothing has to be compiled.
-WORDS = f"--algo static-a2c --env {ENV} --kernel scatter -n 60 --eval-episodes 1"
+WORDS = f"--algo static-a2c --env {ENV} --kernel scatter -n 60 --n-envs 1 --eval-episodes 1"
 SPACE = """\
 learning_rate: {low: 1e-4, high: 1e-2, log: true}
 policy_kwargs: {net_arch: [[64, 64], [8]]}
@@ -81,7 +81,7 @@ def test_trials_are_runs(study: tuple[Path, str]) -> None:
         assert config["hyperparameters"]["learning_rate"] == float(row["learning_rate"])
         assert str(config["hyperparameters"]["policy_kwargs"]["net_arch"]) == row["policy_kwargs.net_arch"]
         with np.load(run / "evaluations.npz") as evaluations:
-            assert len(evaluations["timesteps"]) == 6  # ten were asked for, and one rollout has five steps
+            assert len(evaluations["timesteps"]) == 10
             assert evaluations["results"][-1].mean() == float(row["return"])
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Find hyperparameters that suit an environment, with Optuna: by default learning rate, sparsity, drop fraction and update
-interval, as far as the algorithm has them. Each trial is an ordinary run; those that fall behind are ended early."""
+interval, as far as the algorithm has them. Each trial is an ordinary run; those that fall behind are ended early. Flags
+are those of `train`, but with the defaults -n 100000, --seed 0, --num-threads 1, and ten evaluations."""
 
 EXAMPLES = """\
 examples:

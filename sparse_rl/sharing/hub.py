@@ -76,7 +76,7 @@ def push(bundle: Bundle, repository: str, private: bool = False) -> str:
     api = _api()
     files = {**bundle.files, CARD: model_card(bundle, repository).encode()}
     with _sentences(repository, api.endpoint):
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(repository, private=private or None, exist_ok=True)
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         commit = api.create_commit(repository, operations, commit_message="Upload an agent of sparse_rl")
     return str(commit.commit_url)
@@ -176,5 +176,7 @@ def _sentences(repository: str, endpoint: str) -> Iterator[None]:
                 f"{endpoint} refuses access to {repository!r}: the token is not valid, or may not do that."
             ) from error
         raise InputError(f"{endpoint} answered with an error, {status}: {error.server_message or error}") from error
+    except RuntimeError as error:  # of an upload by Git LFS
+        raise InputError(f"The upload to {repository!r} at {endpoint} failed: {error.__cause__ or error}") from error
     except (_HTTP_ERROR, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise InputError(f"{endpoint} cannot be reached: {str(error).splitlines()[0]}") from error

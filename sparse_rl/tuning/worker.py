@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.storage import LockedError, locked
@@ -83,7 +86,8 @@ def work(task: Task, connection: Connection) -> None:
         message = _Trial(task, connection).run()
     except (ValueError, OSError) as error:
         message = Message("failed", text=str(error))
-    except Exception as error:  # a fault of one trial must not look like the end of the study
+    except Exception as error:  # a fault of one trial is not the end of the study
+        traceback.print_exc()
         message = Message("failed", text=f"{type(error).__name__}: {error}")
     with suppress(OSError):  # nobody is there any longer
         connection.send(message)
@@ -125,12 +129,25 @@ class _Trial:
         from sparse_rl.training.existing import check_unfinished, read_config
         from sparse_rl.training.experiment import Experiment
 
+        if self._has_finished(path):
+            return Message("end")
         former = read_config(path)
         check_unfinished(path)
         with _locked(path / CHECKPOINTS / LOCK):
             experiment = Experiment(self.task.plan, self._report)
             with experiment.guard:
                 return self._carry_out(experiment, RunFolder.reopen(path, self.task.plan.env), former)
+
+    def _has_finished(self, path: Path) -> bool:
+        """Tell again of a run that was complete when its tuner died."""
+        from sparse_rl.training.existing import read_yaml
+
+        if not (path / "summary.yml").exists() or not read_yaml(path / "summary.yml").get("finished"):
+            return False
+        with np.load(path / "evaluations.npz", allow_pickle=False) as evaluations:
+            for step, returns in zip(evaluations["timesteps"], evaluations["results"], strict=True):
+                self._report(int(step), float(returns.mean()))
+        return True
 
     def _carry_out(
         self, experiment: "Experiment", folder: RunFolder, former: Mapping[str, Any] | None = None
