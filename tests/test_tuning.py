@@ -122,7 +122,7 @@ def test_the_same_command_has_nothing_left_to_do(study: tuple[Path, str], capsys
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("--algo a2c", "algo is 'a2c' instead of 'static-a2c'"),
+        ("--algo anf-a2c", "algo is 'anf-a2c' instead of 'static-a2c'"),
         ("--env CartPole-v1-noise50", "env is 'CartPole-v1-noise50' instead of 'CartPole-v1'"),
         ("-n 70", "hyperparameters.n_timesteps is 70 instead of 60"),
         ("--space {folder}/other.yml", "space.learning_rate.high is 0.02 instead of 0.01"),
@@ -136,7 +136,6 @@ def test_another_study_is_refused(
     (folder / "other.yml").write_text(SPACE.replace("1e-2", "2e-2"))
     before = (folder / JOURNAL).read_bytes()
     words = f"tune {WORDS} --space {folder / 'space.yml'} -o {folder} {change.format(folder=folder)}"
-    words = words.replace(" --kernel scatter", "") if "--algo a2c" in words else words
     assert sparse_rl(words.split()) == 2
     (folder / "other.yml").unlink()
     error = capsys.readouterr().err
@@ -288,6 +287,17 @@ def test_a_damaged_journal_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / JOURNAL).write_text("no JSON\nat all\n")
     assert sparse_rl(f"tune {WORDS} -o {tmp_path}".split()) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_when_all_fail_it_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "space.yml").write_text("learning_rate: [0.01, 0.1]")
+    words = f"tune {WORDS} --sparsity 0 --space {tmp_path / 'space.yml'} --jobs 3 -o {tmp_path}"
+    assert sparse_rl(words.split()) == 1
+    output = capsys.readouterr().out
+    assert "The first trials have all failed, so the others were not tried." in output
+    assert "there is nothing for static-a2c to do" in output
+    assert 3 <= len(rows(tmp_path)) <= 6
+    assert "there is nothing for static-a2c to do" in rows(tmp_path)[0]["why"]
 
 
 def test_one_tuner_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,8 @@ def _conclude(tuner: "Tuner", report: "Report", command: str) -> int:
     """Say what came out, and what to type next."""
     if tuner.signal is not None:
         print(f"\nEnded by {tuner.signal.name}; what is done is kept.")
+    if tuner.is_hopeless:
+        print("\nThe first trials have all failed, so the others were not tried.")
     if tuner.n_waiting:
         trials = "trial" if tuner.n_waiting == 1 else "trials"
         print(f"{tuner.n_waiting} {trials} can be continued: {command}")
@@ -165,7 +167,7 @@ def _conclude(tuner: "Tuner", report: "Report", command: str) -> int:
         print(f"The picture:             {tuner.folder / PICTURE}")
     if tuner.signal is not None:
         return 128 + tuner.signal
-    return 1 if best is None and not tuner.n_waiting else 0
+    return 1 if tuner.is_hopeless or (best is None and not tuner.n_waiting) else 0
 
 
 def _with(args: argparse.Namespace, words: Sequence[str]) -> argparse.Namespace:

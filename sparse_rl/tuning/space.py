@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import METHODS, InputError, describe
-from sparse_rl.agents.recipe import parse_yaml
+from sparse_rl.agents.recipe import learner_of, parse_yaml
 from sparse_rl.names import unknown
 from sparse_rl.training.plan import Plan
 
@@ -205,10 +205,14 @@ def check_space(space: Space, plan_for: PlanFor) -> None:
     :param plan_for: makes plans, and refuses those that are not allowed
     :raises InputError: if it may not have one of them
     """
+    from sparse_rl.agents.build import policy_arguments
+
     for name, entry in space.items():
         for value in entry.extremes():
             try:
-                plan_for(words_of({name: value}))
+                plan = plan_for(words_of({name: value}))
+                recipe = plan.hyperparameters
+                policy_arguments(learner_of(plan.algo), recipe.get("policy_kwargs") or {}, recipe.get("optimizer"))
             except InputError as error:
                 raise InputError(f"The space cannot have {words_of({name: value})[0]}: {error}") from error
 

@@ -67,13 +67,11 @@ def open_study(folder: Path, subject: Mapping[str, Any], n_timesteps: int) -> op
     file = (folder / JOURNAL).absolute()
     _repair(file)
     try:
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(file))),
-            study_name=_NAME,
-            load_if_exists=True,
-            direction="maximize",
-            pruner=MedianPruner(n_startup_trials=_SEEN_BEFORE_PRUNING, n_warmup_steps=n_timesteps // 3),
-        )
+        storage = JournalStorage(JournalFileBackend(str(file)))
+        if _NAME not in optuna.get_all_study_names(storage):
+            optuna.create_study(storage=storage, study_name=_NAME, direction="maximize")
+        pruner = MedianPruner(n_startup_trials=_SEEN_BEFORE_PRUNING, n_warmup_steps=n_timesteps // 3)
+        study = optuna.load_study(study_name=_NAME, storage=storage, pruner=pruner)
         former = study.user_attrs.get(_SUBJECT)
         trials = study.get_trials(deepcopy=False)
     except (ValueError, KeyError, TypeError, AssertionError, IndexError) as error:

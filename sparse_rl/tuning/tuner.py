@@ -23,6 +23,7 @@ from sparse_rl.tuning.study import RUN, WHY, ask, best_of, cut_off, ended, sugge
 from sparse_rl.tuning.worker import Message, Task, work
 
 _LOOK_AROUND = 0.5  # seconds between two looks at clock and signals
+_MOST_FAILURES = 3  # in a row, at first
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Tuner:
         self.on_end = on_end
         self.signal: signal.Signals | None = None
         self._n_signals = 0
+        self._n_failed = self._n_good = 0
         self._running: list[_Running] = []
 
     def run(self, n_trials: int, jobs: int = 1, timeout: float | None = None) -> None:
@@ -92,14 +94,14 @@ class Tuner:
         with self._signals():
             try:
                 while True:
-                    if not is_ending and (self._n_signals or time.monotonic() > deadline):
+                    if not is_ending and (self._n_signals or self.is_hopeless or time.monotonic() > deadline):
                         is_ending = True
                         for each in self._running:
                             each.process.terminate()
                     if self._n_signals > 1:
                         for each in self._running:
                             each.process.kill()
-                    while not is_ending and len(self._running) < jobs and (waiting or self._n_begun < n_trials):
+                    while not (is_ending or self.is_hopeless) and self._has_room(jobs, n_trials, waiting):
                         self._start(waiting.pop(0) if waiting else ask(self.study, self.space, self.seed, self.first))
                     if not self._running:
                         return
@@ -110,13 +112,19 @@ class Tuner:
                     each.process.kill()
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether the first trials of this call have all failed: whatever ails them, it would ail the others."""
+        return self._n_failed >= _MOST_FAILURES and self._n_good == 0
+
+    @property
     def n_waiting(self) -> int:
         """How many trials have been begun and have not ended."""
         return len(cut_off(self.study))
 
-    @property
-    def _n_begun(self) -> int:
-        return sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+    def _has_room(self, jobs: int, n_trials: int, waiting: Sequence[Trial]) -> bool:
+        """Tell whether there is something to start, and a process for it."""
+        begun = sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+        return len(self._running) < jobs and (len(waiting) > 0 or begun < n_trials)
 
     def _start(self, trial: Trial) -> None:
         words = words_of(suggest(trial, self.space))
@@ -187,11 +195,13 @@ class Tuner:
         else:
             self._fail(trial, "it ended without an evaluation")
             return
+        self._n_good += 1
         self._say(trial)
 
     def _fail(self, trial: Trial, why: str) -> None:
         trial.set_user_attr(WHY, why)
         self.study.tell(trial, state=TrialState.FAIL)
+        self._n_failed += 1
         self._say(trial)
 
     def _say(self, trial: Trial) -> None:
