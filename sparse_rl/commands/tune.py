@@ -132,7 +132,7 @@ def _tune(args: argparse.Namespace, plan: Plan, space: "Space", folder: Path, wo
     first = as_it_is(space, plan)
     if n_ended := len(ended(study)):
         print(f"{n_ended} trials are done already", flush=True)
-    elif first is not None:
+    elif first is not None and not study.get_trials(deepcopy=False):
         print("trial 0 is the recipe as it is", flush=True)
     train_words = _train_words(args)
     report = Report(study, space, folder, plan.title, args.variant, train_words, lambda words: _changes(args, words))
