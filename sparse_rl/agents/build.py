@@ -137,7 +137,7 @@ def make_model(
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
     given = arguments.get("policy_kwargs") or {}
-    arguments["policy_kwargs"] = _policy_kwargs(learner, given, hyperparameters.get("optimizer"))
+    arguments["policy_kwargs"] = policy_arguments(learner, given, hyperparameters.get("optimizer"))
     if "method" in hyperparameters:
         policy = sparse_policy(policy)
         arguments["policy_kwargs"] |= _sparse_kwargs(learner, hyperparameters)
@@ -263,8 +263,16 @@ def _sparse_kwargs(learner: str, hyperparameters: Mapping[str, Any]) -> dict[str
     return result
 
 
-def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Check the names, and let YAML name classes: ``activation_fn: Tanh``, ``optimizer_class: AdamW``."""
+def policy_arguments(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    Check what stands below ``policy_kwargs``, where YAML names classes: ``activation_fn: Tanh``.
+
+    :param learner: name of the learner
+    :param given: what stands there
+    :param optimizer: the recipe's optimizer, if it names one
+    :return: the arguments of the policy, with classes for their names
+    :raises InputError: if a key or a name is not known
+    """
     parameters = inspect.signature(dense_policy(learner)).parameters
     known = set(parameters) - {"self", "observation_space", "action_space", "lr_schedule"}
     result = dict(given)

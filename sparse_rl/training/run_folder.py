@@ -12,6 +12,7 @@ from sparse_rl.storage import move_into_place, write_atomically
 
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed
 CHECKPOINTS = "checkpoints"  # in a run's folder; gone once the run is finished
+LOCK = "lock"  # in the folder of checkpoints: held while the run goes on
 # What a run writes as it goes, besides agents in folders; config.yml and command.txt are written anew.
 _LEFT_BEHIND = ("*.monitor.csv", "*.zip", "connectivity.*", "events.out.tfevents.*", "phases.yml", "summary.yml")
 
