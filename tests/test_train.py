@@ -44,6 +44,7 @@ FILES = [
     "command.txt",
     "config.yml",
     "connectivity.csv",
+    "connectivity.npz",
     "connectivity.png",
     "evaluations.npz",
     "rl_model_300_steps",
