@@ -38,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folders, or folders with runs below them (default: runs)",
     )  # fmt: skip
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--connectivity", action="store_true", help="animate the connections of one run instead (.gif, .mp4)"
-    )
+    kind.add_argument("--connectivity", action="store_true", help="animate the connections of one run instead (.gif)")
     kind.add_argument(
         "--export-rl-zoo", type=Path, metavar="DIR",
         help="draw nothing; link the runs as DIR/<algo>/<env>_<n>, where rl_zoo3's plot scripts look",
@@ -60,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "-o", "--out", type=Path, metavar="FILE",
-        help="the picture: .png, .svg or .pdf (learning_curves.png); the animation: .gif or .mp4 (connectivity.gif)",
+        help="the picture: .png, .svg or .pdf (learning_curves.png); the animation: .gif (connectivity.gif)",
     )  # fmt: skip
 
 
@@ -136,12 +134,12 @@ def _export(runs: "list[Found]", folder: Path) -> int:
 
 
 def _animate(args: argparse.Namespace) -> int:
-    from sparse_rl.plots.animation import animate, check_writer, read_film
+    from sparse_rl.plots.animation import animate, check_ending, read_film
 
     if len(args.runs) != 1:
         raise ValueError(f"--connectivity animates one run, not {len(args.runs)}: give its folder.")
     out = args.out or Path("connectivity.gif")
-    check_writer(out)
+    check_ending(out)
     film = read_film(args.runs[0])
     if not film.connections:
         _say(
