@@ -18,7 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from sparse_rl.commands.main import main
 from sparse_rl.plots.curves import Agent, Curve
 from sparse_rl.plots.drawing import COLUMNS, draw
-from sparse_rl.plots.files import Episodes, read_episodes
+from sparse_rl.plots.files import Episodes, operations, read_episodes
 from sparse_rl.plots.folders import find_runs
 from sparse_rl.plots.gathering import moving_average
 from sparse_rl.plots.intervals import interval, mean
@@ -153,6 +153,11 @@ def test_flops_are_those_of_the_run(runs: Path, tmp_path: Path, capsys: pytest.C
     summary = yaml.safe_load((runs / "anf-sac" / ENV / "1" / "summary.yml").read_text())
     assert float(rows[-1]["flops"]) == pytest.approx(summary["training_flops"], rel=1e-6)
     assert {row["algorithm"] for row in rows} == {"anf-sac"}
+
+
+def test_flops_that_are_gone(tmp_path: Path) -> None:
+    assert np.isnan(operations(tmp_path / "gone", np.array([1, 2]))).all()
+    assert np.isnan(operations(tmp_path, np.array([1, 2]))).all()
 
 
 def test_other_hyperparameters_make_another_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

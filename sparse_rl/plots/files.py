@@ -108,6 +108,8 @@ def operations(tensorboard: Path, steps: NDArray[np.int64]) -> Array:
     :param steps: environment steps, rising
     :return: floating-point operations, of the shape of ``steps``, interpolated between evaluations; NaN where unknown
     """
+    if not tensorboard.is_dir():  # it may have been elsewhere, and is gone
+        return np.full(len(steps), np.nan)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tensorboard), size_guidance={"scalars": 0, "images": 1, "tensors": 1}).Reload()
