@@ -19,7 +19,7 @@ REAL = np.array([True, False, False, False])
 
 
 def frame(look: int, value: int) -> Frame:
-    return Frame(look, 10 * look, REAL, {"actor": np.array([value, 1, 1, 1], np.uint32)})
+    return Frame(look, 10 * look, REAL, {"actor": np.array([value, 1, 1, 1], np.uint16)})
 
 
 class Camera(FilmCallback):
@@ -59,7 +59,7 @@ def test_however_long_a_run_its_film_stays_short(folder: RunFolder) -> None:
     film.save()
     with np.load(folder.path / "connectivity.npz") as content:
         assert content["steps"][-1] == 10 * film._looks  # as it is now, too
-        assert content["actor"].dtype == np.uint32
+        assert content["actor"].dtype == np.uint16
         assert content["actor"][:-1, 0].tolist() == looks
 
 
@@ -92,8 +92,8 @@ def run_folder(folder: Path) -> Path:
 def film_of_three(folder: Path) -> Path:
     """Two networks, of which one sees an action; then features change places."""
     real = np.array([[True, False, False], [True, False, False], [False, False, True]])
-    actor = np.array([[2, 2, 2], [4, 1, 1], [1, 0, 5]], np.uint32)
-    critic = np.array([[2, 2, 2, 6], [4, 1, 1, 7], [1, 0, 5, 8]], np.uint32)
+    actor = np.array([[2, 2, 2], [4, 1, 1], [1, 0, 5]], np.uint16)
+    critic = np.array([[2, 2, 2, 6], [4, 1, 1, 7], [1, 0, 5, 8]], np.uint16)
     np.savez(run_folder(folder) / "connectivity.npz", steps=np.array([0, 100, 250]), real=real, actor=actor, qf0=critic)
     return folder
 
@@ -159,7 +159,7 @@ def test_nothing_to_animate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "There is no run in" in refused(tmp_path, out, capsys)
     assert "has neither connectivity.npz nor connectivity.csv" in refused(folder, out, capsys)
     assert "animates one run, not 2" in refused(folder, out, capsys, str(folder))
-    still = np.ones((1, 3), np.uint32)
+    still = np.ones((1, 3), np.uint16)
     np.savez(folder / "connectivity.npz", steps=np.array([0]), real=still > 0, actor=still)
     assert "never changed, so there is nothing to animate" in refused(folder, out, capsys)
     for damaged in (b"half a file", (folder / "connectivity.npz").read_bytes()[:200]):
@@ -184,6 +184,7 @@ def test_the_csv_and_the_film_agree(tmp_path: Path) -> None:
     (folder,) = tmp_path.glob("*/*/1")
     film = read_film(folder)
     assert list(film.connections) == ["actor", "qf0", "qf1"]
+    assert {counts.dtype for counts in film.connections.values()} == {np.dtype(np.uint8)}  # at most 16 connections
     assert film.steps[0] == 0
     assert len(film.steps) == 1 + 4  # updates after 20, 40, 60 and 80 gradient steps; the last ones change no more
     with (folder / "connectivity.csv").open() as file:

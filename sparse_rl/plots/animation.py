@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ class Film:
     title: str
     steps: NDArray[np.int64]
     means: Mapping[str, Mapping[str, Array]]
-    connections: Mapping[str, NDArray[np.uint32]]
+    connections: Mapping[str, NDArray[np.unsignedinteger[Any]]]
     groups: Mapping[str, Mapping[str, NDArray[np.bool_]]]
 
 
@@ -105,7 +106,7 @@ def _groups(real: NDArray[np.bool_], inputs: int) -> dict[str, NDArray[np.bool_]
     return {"noise": observed & ~is_real, "real": is_real, "action": ~observed}
 
 
-def _means(counts: NDArray[np.uint32], members: NDArray[np.bool_]) -> Array:
+def _means(counts: NDArray[np.unsignedinteger[Any]], members: NDArray[np.bool_]) -> Array:
     with np.errstate(invalid="ignore"):
         return np.asarray((counts * members).sum(axis=1) / members.sum(axis=1))
 
@@ -127,7 +128,7 @@ def _of_means(title: str, file: Path) -> Film:
 
 class _Screen:
     """
-    The picture, of which only what moves is drawn anew in each frame: all of it would take ten times as long.
+    The picture, of which only what moves is drawn anew in each frame: drawing all of it takes far longer.
 
     :param film: the film
     """

@@ -33,7 +33,7 @@ class Frame:
     look: int
     step: int
     real: NDArray[np.bool_]
-    connections: Mapping[str, NDArray[np.uint32]]
+    connections: Mapping[str, NDArray[np.unsignedinteger[Any]]]
 
     def shows_the_same_as(self, other: "Frame") -> bool:
         """
@@ -109,7 +109,7 @@ class FilmCallback(BaseCallback):
 
     def _frame(self) -> Frame:
         layers = input_layers(self.model).items()
-        counts = {name: connections_per_feature(layer)[0].astype(np.uint32) for name, layer in layers}
+        counts = {name: _short(connections_per_feature(layer)[0], layer.out_features) for name, layer in layers}
         return Frame(self._looks, self.num_timesteps, real_features(self.training_env), counts)
 
     def save(self) -> None:
@@ -119,6 +119,11 @@ class FilmCallback(BaseCallback):
         tables = _as_tables([*self.frames, *([now] if is_new else [])])
         arrays = {"steps": tables["steps"], "real": tables["real"], **tables["connections"]}
         write_atomically(self.folder.path / FILE, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _short(counts: NDArray[np.int64], most: int) -> NDArray[np.unsignedinteger[Any]]:
+    """Take no more bytes than it needs: a wide observation has many features."""
+    return counts.astype(np.min_scalar_type(most))
 
 
 def _as_tables(frames: Sequence[Frame]) -> dict[str, Any]:
