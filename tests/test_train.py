@@ -19,6 +19,7 @@ import stable_baselines3
 import torch as th
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from sparse_rl.agents.sac import SAC
@@ -44,6 +45,7 @@ FILES = [
     "command.txt",
     "config.yml",
     "connectivity.csv",
+    "connectivity.npz",
     "connectivity.png",
     "evaluations.npz",
     "rl_model_300_steps",
@@ -203,7 +205,7 @@ def test_tensorboard_reads_the_metrics_of_each_evaluation(run: Run) -> None:
     names = {f"plasticity/{figure}_{n}" for figure in ("dormant", "srank", "effective_rank") for n in networks}
     names |= {"plasticity/gradient_snr_qf0", "plasticity/gradient_snr_qf1", "eval/learning_curve_area"}
     names |= {f"cost/{kind}{what}" for kind in ("", "dense_") for what in ("weights", "inference_flops")}
-    names |= {"cost/training_flops"} | {
+    names |= {"cost/training_flops", "cost/dense_training_flops"} | {
         f"sparsity/overlap_{since}/{n}" for since in ("start", "last") for n in networks
     }
     for name in names:
@@ -252,6 +254,29 @@ def test_tensorboard_compares_hyperparameters(run: Run) -> None:
     assert "eval/mean_reward" in metrics
     assert metrics <= set(events.Tags()["scalars"])
     assert "config/text_summary" in events.Tags()["tensors"]
+
+
+def test_tensorboard_has_a_page_of_the_curves_that_matter(run: Run) -> None:
+    events = run.events()
+    (layout,) = (
+        Layout.FromString(event.tensor_proto.string_val[0]) for event in events.Tensors("custom_scalars__config__")
+    )
+    pages = {page.title: {chart.title: list(chart.multiline.tag) for chart in page.chart} for page in layout.category}
+    assert list(pages) == ["What it learns", "Where it looks", "How sparse it is", "What it costs"]
+    assert list(pages["Where it looks"]) == [f"{name}: connections per feature" for name in ("actor", "qf0", "qf1")]
+    tags = events.Tags()["scalars"]
+    shown = {
+        chart: {tag for tag in tags for pattern in patterns if re.match(pattern, tag)}
+        for page in pages.values()
+        for chart, patterns in page.items()
+    }
+    assert shown["return"] == {"eval/mean_reward", "rollout/ep_rew_mean"}
+    assert shown["actor: connections per feature"] == {"connectivity/actor_real", "connectivity/actor_noise"}
+    assert len(shown["qf0: connections per feature"]) == 3
+    assert shown["FLOPs of training"] == {"cost/training_flops", "cost/dense_training_flops"}
+    assert shown["weights"] == {"cost/weights", "cost/dense_weights"}
+    assert shown["active weights"] == {"sparsity/active_weights"}
+    assert len(shown["density of each layer"]) == 3
 
 
 def test_connectivity_is_written_for_people_and_programs(run: Run) -> None:

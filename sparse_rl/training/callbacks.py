@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
-from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents import save_agent
 from sparse_rl.metrics import learning_curve_area
+from sparse_rl.nn import sparse_layers
 from sparse_rl.training.connectivity import NOT_SCALAR, ConnectivityCallback
 from sparse_rl.training.guard import GuardCallback
+from sparse_rl.training.measurement import networks
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.vec_envs import phase_of, set_phase
@@ -123,6 +125,43 @@ class HyperparametersCallback(BaseCallback):
         # Something for the console too, which warns of an empty table.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class CurvesPageCallback(BaseCallback):
+    """Lay out TensorBoard's page CUSTOM SCALARS: what is learnt, where networks look, how sparse they are, the cost."""
+
+    def _on_training_start(self) -> None:
+        layout = self._layout()
+        # A run that is continued logs nothing yet at its start, so there is one layout in its files.
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.add_custom_scalars(layout)
+                output.writer.flush()
+
+    def _layout(self) -> dict[str, dict[str, list[Any]]]:
+        """Name charts and their curves, by regular expressions."""
+        connectivity = {
+            f"{name}: connections per feature": [f"^connectivity/{name}_(real|noise|action)$"]
+            for name in networks(self.model)
+        }
+        sparsity = {"density of each layer": ["^sparsity/density/.*"], "active weights": ["^sparsity/active_weights$"]}
+        pages = {
+            "What it learns": {"return": ["^eval/mean_reward$", "^rollout/ep_rew_mean$"]},
+            "Where it looks": connectivity,
+            "How sparse it is": sparsity if sparse_layers(self.model.policy) else {},
+            "What it costs": {
+                "FLOPs of training": ["^cost/training_flops$", "^cost/dense_training_flops$"],
+                "weights": ["^cost/weights$", "^cost/dense_weights$"],
+            },
+        }
+        return {
+            title: {chart: ["Multiline", tags] for chart, tags in charts.items()}
+            for title, charts in pages.items()
+            if charts
+        }
 
     def _on_step(self) -> bool:
         return True

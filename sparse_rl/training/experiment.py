@@ -43,6 +43,7 @@ from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
 from sparse_rl.topology import Method
 from sparse_rl.training.callbacks import (
     AgentsCallback,
+    CurvesPageCallback,
     EvaluationCallback,
     HyperparametersCallback,
     PatienceCallback,
@@ -51,6 +52,7 @@ from sparse_rl.training.callbacks import (
     ReportCallback,
 )
 from sparse_rl.training.connectivity import ConnectivityCallback
+from sparse_rl.training.film import FilmCallback
 from sparse_rl.training.guard import GuardCallback, TrainingEnded, first_not_finite
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import Plan
@@ -266,14 +268,16 @@ class Experiment:
         hyperparameters = self.hyperparameters
         steps, n_envs = hyperparameters["n_timesteps"], hyperparameters["n_envs"]
         # Every 1000 steps, as ANF's topology updates; at least 50 points for the picture of a short run.
-        connectivity = ConnectivityCallback(folder, min(1000, max(1, steps // 50)), self.plan.title)
+        every = min(1000, max(1, steps // 50))
+        connectivity = ConnectivityCallback(folder, every, self.plan.title)
         callbacks: list[BaseCallback] = [self.guard, PatienceCallback(), self.metrics]
         if "screening" in hyperparameters:
             callbacks.append(ScreeningCallback(**hyperparameters["screening"], verbose=1))
         callbacks += self.replay_callbacks
         if self.method is not None:
             callbacks.append(TopologyCallback(self.method))
-        callbacks += [connectivity, HyperparametersCallback(self._comparable(), configuration)]
+        callbacks += [connectivity, FilmCallback(folder, every)]
+        callbacks += [HyperparametersCallback(self._comparable(), configuration), CurvesPageCallback()]
         if self.plan.save_freq > 0:
             callbacks.append(AgentsCallback(folder, max(1, self.plan.save_freq // n_envs)))
         if self.eval_env is not None:
