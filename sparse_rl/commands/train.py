@@ -17,13 +17,12 @@ from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
-from sparse_rl.training.run_folder import CHECKPOINTS, RunFolder
+from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, RunFolder
 
 if TYPE_CHECKING:
     from sparse_rl.training.experiment import Experiment
 
 EXIT_BAD_INPUT = 2
-LOCK = "lock"  # in the folder of checkpoints
 
 DESCRIPTION = """\
 Train a sparse (or dense) agent, also where most of what it observes is noise. Defaults stand in parentheses at the end
@@ -250,12 +249,13 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
     except OSError as error:
         experiment.close()
         return _fail(str(error))
-    tensorboard = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
     if args.seed < 0:
         words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
     command = shlex.join([*program.split(), *words])
     try:
         with locked(folder.checkpoints / LOCK):
+            wanted = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
+            tensorboard = folder.claim_curves(wanted, is_new=True)
             return _run(experiment, args, folder, tensorboard, command)
     except OSError as error:  # the lock's own: what goes wrong later is said there
         experiment.close()
@@ -285,7 +285,10 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
                 ) from error
             with experiment.guard:
                 folder = RunFolder.reopen(path, plan.env)
-                tensorboard = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
+                wanted = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
+                tensorboard = folder.claim_curves(wanted, is_new=False)
+                if tensorboard != wanted:
+                    print(f"Note: the curves in {str(wanted)!r} belong to the run that this is a copy of.", flush=True)
                 return _run(experiment, args, folder, tensorboard, str(config.get("command")), config)
     except LockedError as error:
         raise InputError(
