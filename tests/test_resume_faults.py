@@ -387,7 +387,7 @@ def test_segments_that_a_killed_process_left_are_deleted(whole: Path, tmp_path: 
 def test_a_signal_is_answered_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     stopped(tmp_path, 30)
     said = capfd.readouterr().err
-    assert said.count("Ending: this step is completed") == 1
+    assert said.count("Ending after this step") == 1
     assert "A second signal (Ctrl-C) ends the process at once." in said
 
 

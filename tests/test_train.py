@@ -484,7 +484,7 @@ def test_a_signal_ends_it_with_everything_saved(tmp_path: Path, number: signal.S
                 break
         output, errors = process.communicate(timeout=60)
     assert process.returncode == code
-    assert re.fullmatch(r"\nEnding: this step is completed, .+ A second signal .+\n", errors)
+    assert re.fullmatch(r"\nEnding after this step .+ A second signal .+\n", errors)
     assert f"Ended by {number.name}" in output
     folder = tmp_path / "anf-sac" / ENV / "1"
     names = {path.name for path in folder.iterdir()}

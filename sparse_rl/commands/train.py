@@ -259,7 +259,7 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
             return _run(experiment, args, folder, tensorboard, command)
     except OSError as error:  # the lock's own: what goes wrong later is said there
         experiment.close()
-        return _fail(f"{error} The run in {str(folder.path)!r} has not begun.")
+        return _fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
 
 
 def _resume(args: argparse.Namespace, words: list[str]) -> int:
@@ -295,7 +295,7 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
             f"The run in {str(path)!r} is going on, in process {error.holder}: wait for it, or end it first."
         ) from error
     except OSError as error:
-        raise InputError(f"The run in {str(path)!r} cannot be continued: {error}.") from error
+        raise InputError(f"The run in {str(path)!r} cannot be continued. {_sentence(error)}") from error
 
 
 def _settle_flags(args: argparse.Namespace, config: dict[str, Any], words: list[str]) -> None:
@@ -338,7 +338,10 @@ def _run(
     except InputError as error:
         return _fail(str(error))
     except OSError as error:  # a full disk, say
-        return _fail(f"{error} The run in {str(folder.path)!r} ended there; its files are complete up to then.")
+        return _fail(
+            f"{_sentence(error)} The run in {str(folder.path)!r} ended there; its files are complete up to then. When "
+            f"that is mended: {' '.join(command.split()[:2])} --resume {shlex.quote(str(folder.path))}"
+        )
     except KeyboardInterrupt:
         return _fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
     return _report(experiment, folder, tensorboard, " ".join(command.split()[:2]))
@@ -382,6 +385,13 @@ def _prepare(args: argparse.Namespace) -> "Experiment":
 def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
     print(f"error: {sentence}", file=sys.stderr)
     return code
+
+
+def _sentence(error: OSError) -> str:
+    """Say what the operating system said; an error of this project's own is a sentence already."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.strerror}{'' if error.filename is None else f': {str(error.filename)!r}'}."
 
 
 def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, program: str) -> int:

@@ -86,8 +86,8 @@ def check_unfinished(folder: Path) -> None:
     :raises InputError: if it is finished, or was never to be continued
     """
     summary_file = folder / "summary.yml"
-    summary = parse_yaml(summary_file.read_text(encoding="utf-8"), str(summary_file)) if summary_file.exists() else {}
-    if isinstance(summary, dict) and summary.get("finished"):
+    summary = read_yaml(summary_file) if summary_file.exists() else {}
+    if isinstance(summary, dict) and summary.get("finished") is True and isinstance(summary.get("steps"), int):
         _tidy(folder)
         raise InputError(
             f"The run in {str(folder)!r} is finished: it has taken all of its {summary['steps']:,} steps. For a longer "

@@ -21,8 +21,8 @@ EXPLODED = 1e24
 #: Seconds that an evaluation may go on for after a signal.
 PATIENCE = 10.0
 _ENDING = (
-    f"\nEnding: this step is completed, an evaluation that is going on has {PATIENCE:.0f} seconds, then everything is "
-    "saved. A second signal (Ctrl-C) ends the process at once.\n"
+    "\nEnding after this step (PPO and its like: this rollout); an evaluation that is going on has "
+    f"{PATIENCE:.0f} seconds. Then everything is saved. A second signal (Ctrl-C) ends the process at once.\n"
 ).encode()
 # Losses that the algorithms log, and what they train.
 _NETWORKS = {
