@@ -76,7 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Train as a user does."""
     root = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "train.py", *WORDS.split(), "--save-freq", "300", "-f", str(root)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     return Run(root / "anf-sac" / ENV / "1", done.stdout)
 
@@ -399,7 +399,7 @@ def test_noise_with_a_memory_and_other_environments(tmp_path: Path, kind: str, p
     env = f"InvertedPendulum-noise80-{kind}"
     words = f"--env {env} --seed 3 -n 150 --eval-freq 100 {QUICK}"
     command = [sys.executable, "train.py", *words.split(), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{protocol} noise, seed 3" in done.stdout
     folder = tmp_path / "anf-sac" / env / "1"

@@ -151,7 +151,7 @@ def _restore_layer(layer: gym.Env[Any, Any], kept: dict[str, Any]) -> None:
 
 def _attributes(layer: gym.Env[Any, Any]) -> dict[str, Any]:
     """Give the attributes of an object, those in the ``__slots__`` of its classes included."""
-    state: Any = object.__getstate__(layer)  # type: ignore[attr-defined]  # not the layer's own, made for pickles
+    state: Any = object.__getstate__(layer)  # not the layer's own, made for pickles
     attributes, in_slots = state if isinstance(state, tuple) else (state, {})
     return {**(attributes or {}), **in_slots}
 
