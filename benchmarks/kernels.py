@@ -4,9 +4,9 @@ Time sparse layers against dense ones, against other packages, and against what 
     python benchmarks/kernels.py --threads 1
 
 For an input layer (256 x 850) and a hidden one (256 x 256), at several densities: the forward pass, the gradient of the
-weights and, where it is used, that of the input. Activations are feature-major: (features, batch). The bound is that of
-a loop which loads and multiplies and does nothing else, see _bound.py. `sparse_rl.kernels.CROSSOVER_DENSITY` was read
-off this table.
+weights and, where it is used, that of the input. Activations are feature-major: (features, batch). The bounds are those
+of loops which load, multiply and add, and do nothing else; that of the layer also writes the output: see _bound.py.
+`sparse_rl.kernels.CROSSOVER_DENSITY` was read off this table.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import torch
-from _bound import gflops
+from _bound import gflops, layer_gflops
 from _report import Row, machine, parser, restart_with, spread, write
 from torch import Tensor
 
@@ -184,6 +184,9 @@ def main() -> None:
                 shape = (args.hidden, n_in)
                 topology = Topology.random(shape, max(1, round(density * shape[0] * shape[1])))
                 here = {level: bound[args.threads] for level, bound in bounds.items()}
+                here["layer's"] = layer_gflops(
+                    args.threads, topology.row_ptr.numpy(), topology.columns.numpy(), n_in, args.batch
+                )
                 rows += compare(topology, args.batch, operation, args.rounds, here)
     notes = [
         *machine(args.threads),

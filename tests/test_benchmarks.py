@@ -24,7 +24,7 @@ def run(script: str, out: Path, table: str, *words: str | Path) -> list[dict[str
 
 
 def test_kernels(tmp_path: Path) -> None:
-    small = ("--inputs", "60", "--hidden", "32", "--batch", "32", "--densities", "0.1")
+    small = ("--inputs", "60", "--hidden", "32", "--batch", "128", "--densities", "0.1")
     rows = run("kernels", tmp_path, "kernels-1", *small)
     assert {"ms", "ms IQR", "of dense's time", "GFLOP/s", "% of L1 bound", "% of L2 bound"} <= set(rows[0])
     assert {row["kernel"] for row in rows if row["ms"]} >= {"dense", "masked dense", "numba", "scatter"}

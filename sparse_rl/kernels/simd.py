@@ -223,21 +223,6 @@ def dot(typing_context: Any, vector: Any, address: Any, index: Any) -> Any:
     return vector.element(vector, types.intp, types.intp), generate
 
 
-@_intrinsic
-def total(typing_context: Any, vector: Any) -> Any:
-    """Sum the lanes of a vector, in a fixed order."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lanes = min(vector.lanes, _REGISTER * 8 // vector.element.bitwidth)
-        starts = range(0, vector.lanes, lanes)
-        parts = [_shuffle(builder, arguments[0], list(range(start, start + lanes))) for start in starts]
-        while len(parts) > 1:
-            parts = [builder.fadd(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
-        return _reduce(builder, vector, parts[0])
-
-    return vector.element(vector), generate
-
-
 def _reduce(builder: Any, vector: Vector, value: Any) -> Any:
     """Sum the lanes of one register."""
     element, lanes = value.type.element, value.type.count
