@@ -138,7 +138,7 @@ def test_paths_that_lead_to_no_agent(tmp_path: Path) -> None:
     model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs=dict(SMALL))
     save_agent(model, tmp_path / "best_model.agent")
     model.save(tmp_path / "best_model.zip")
-    assert type(safe_load(tmp_path / "best_model")) is SAC  # as SAC.load() understands it
+    assert type(safe_load(tmp_path / "best_model")) is sb3.SAC  # as SAC.load() understands it
     agent = repr(str(tmp_path / "best_model.agent"))
     expected = r": expected a folder with model\.safetensors and config\.json"
     for path, message in (

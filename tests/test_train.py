@@ -1,6 +1,7 @@
 """The front door: what ``train.py`` leaves behind, what it says, and what bad input gets."""
 
 import csv
+import gc
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 import stable_baselines3
 import torch as th
 import yaml
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -468,6 +470,18 @@ def test_no_evaluation(tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "static-sac" / ENV / "1").iterdir()}
     assert f"{ENV}.zip" in names
     assert not names & {"evaluations.npz", "best_model.zip"}
+
+
+def test_pictures_do_not_pile_up(tmp_path: Path) -> None:
+    """They are made of objects that refer to each other, which stay until somebody looks for them."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert train(f"--algo static-sac --env {ENV} -n 120 --eval-freq 30 {QUICK}", tmp_path) == 0
+        pictures = [each for each in gc.get_objects() if isinstance(each, Figure)]
+    finally:
+        gc.enable()
+    assert len(pictures) <= 1  # that of the end
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
