@@ -15,6 +15,7 @@ import pytest
 import torch as th
 import yaml
 from comparing import assert_same_run, curves_of, interrupt, only_run, run
+from stable_baselines3.common.buffers import ReplayBuffer
 
 import sparse_rl.checkpoints.folder
 from sparse_rl.checkpoints import ReplayLog
@@ -370,6 +371,20 @@ def test_an_episode_stays_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     assert resume(folder) == 0
     assert np.flatnonzero(buffers[0]).tolist() == [29, 59, 89, 99, 109]
+
+
+def test_an_episode_that_had_ended_is_not_cut_off(tmp_path: Path) -> None:
+    """A failure would become a time limit, beyond which there are returns."""
+    space, one = gym.spaces.Box(-1, 1, (1,)), np.ones((1, 1))
+    buffer = ReplayBuffer(4, space, space, "cpu")
+    for is_done in (True, False):
+        buffer.add(one, one, one, np.ones(1), np.array([is_done]), [{}])
+    log = ReplayLog(tmp_path, buffer)
+    for row in (0, 1, 1):
+        log.cut_off(row, 0)
+    assert buffer.dones[:2].tolist() == [[1], [1]]
+    assert buffer.timeouts[:2].tolist() == [[0], [1]]
+    assert log.cuts == [(1, 0)]
 
 
 def test_segments_that_a_killed_process_left_are_deleted(whole: Path, tmp_path: Path) -> None:

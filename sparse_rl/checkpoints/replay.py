@@ -106,14 +106,16 @@ class ReplayLog:
 
     def cut_off(self, row: int, rank: int) -> None:
         """
-        Let an episode end with a transition that is in the buffer already, as if for a time limit.
+        Let an episode end, if it did not, with a transition that is in the buffer already, as if for a time limit.
 
         :param row: how many rows had been added before it
         :param rank: the copy of the environment
         """
-        self.buffer.dones[row % self.size, rank] = self.buffer.timeouts[row % self.size, rank] = 1
-        if (row, rank) not in self.cuts:  # a run may be continued twice from the same checkpoint
-            self.cuts.append((row, rank))
+        index = row % self.size
+        if self.buffer.dones[index, rank]:
+            return
+        self.buffer.dones[index, rank] = self.buffer.timeouts[index, rank] = 1
+        self.cuts.append((row, rank))
 
     def prune(self, rows_of_checkpoints: Iterable[int]) -> None:
         """
