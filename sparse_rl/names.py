@@ -1,7 +1,8 @@
-"""Messages for names that nobody knows: every look-up by name answers a typo in the same way."""
+"""Messages for names that nobody knows, and for packages that are missing: one way of saying it everywhere."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 MOST_NAMES = 30  # in one message
 
@@ -21,3 +22,18 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
         return f"Unknown {kind} {str(name)!r}. Did you mean {' or '.join(repr(n) for n in nearest)}?"
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return f"Unknown {kind} {str(name)!r}. Known: {', '.join(names[:MOST_NAMES])}{more}."
+
+
+def require(module: str, package: str, extra: str) -> None:
+    """
+    Check that an optional package is installed, without importing it.
+
+    :param module: the name by which it is imported
+    :param package: its name, for people
+    :param extra: the extra of this project that installs it
+    :raises ValueError: if it is not; the message says what to type
+    """
+    if find_spec(module) is None:
+        raise ValueError(
+            f"This needs {package}, which is not installed: pip install -c constraints.txt -e '.[{extra}]'"
+        )

@@ -282,14 +282,22 @@ def _sparse_kwargs(learner: str, hyperparameters: Mapping[str, Any]) -> dict[str
 def _policy_of(learner: str, hyperparameters: Mapping[str, Any]) -> tuple[type[BasePolicy], dict[str, Any]]:
     """Choose the policy's class and its arguments."""
     given = hyperparameters.get("policy_kwargs") or {}
-    settings = _policy_kwargs(learner, given, hyperparameters.get("optimizer"))
+    settings = policy_arguments(learner, given, hyperparameters.get("optimizer"))
     if "method" not in hyperparameters:
         return dense_policy(learner), settings
     return sparse_policy(dense_policy(learner)), settings | _sparse_kwargs(learner, hyperparameters)
 
 
-def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Check the names, and let YAML name classes: ``activation_fn: Tanh``, ``optimizer_class: AdamW``."""
+def policy_arguments(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    Check what stands below ``policy_kwargs``, where YAML names classes: ``activation_fn: Tanh``.
+
+    :param learner: name of the learner
+    :param given: what stands there
+    :param optimizer: the recipe's optimizer, if it names one
+    :return: the arguments of the policy, with classes for their names
+    :raises InputError: if a key or a name is not known
+    """
     parameters = inspect.signature(dense_policy(learner)).parameters
     known = set(parameters) - {"self", "observation_space", "action_space", "lr_schedule"}
     result = dict(given)

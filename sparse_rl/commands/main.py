@@ -15,6 +15,9 @@ EXIT_BAD_INPUT = 2
 COMMANDS: Mapping[str, str] = {
     "train": "train an agent, or continue a run",
     "evaluate": "let a trained agent act, and print its return",
+    "tune": "find hyperparameters that suit an environment",
+    "push": "upload an agent to the Hugging Face hub",
+    "pull": "download an agent from the Hugging Face hub, and check it",
 }
 
 _EPILOG = """\

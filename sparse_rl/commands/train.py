@@ -73,11 +73,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: the parser
     """
+    add_plan_arguments(parser)
+    _add_output(parser)
+    _add_checkpoints(parser)
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the arguments that say what is trained, and how: those that :func:`read_plan` reads.
+
+    :param parser: the parser, of this command or of another that trains
+    """
     _add_basics(parser)
     _add_sparsity(parser)
     _add_hyperparameters(parser)
-    _add_output(parser)
-    _add_checkpoints(parser)
+    _add_evaluation(parser)
     _add_machine(parser)
 
 
@@ -139,13 +149,17 @@ def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("evaluation and output")
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("evaluation")
     group.add_argument(
         "--eval-freq", type=_whole, metavar="N", help="steps between evaluations; -1: none (half of all, at most 10000)"
     )
     group.add_argument("--eval-episodes", type=_whole, metavar="N", help="episodes of each evaluation (5)")
     group.add_argument("--n-eval-envs", type=_whole, default=1, metavar="N", help="environments for it (%(default)s)")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
     group.add_argument(
         "--save-freq", type=_whole, default=-1, metavar="N", help="steps between agents rl_model_<n>_steps.zip (none)"
     )
@@ -176,7 +190,7 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
         help="steps between checkpoints, also every 10 minutes; 0: only when it is ended by a signal (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--keep-checkpoints", type=_positive, default=2, metavar="N", help="how many are kept (%(default)s)"
+        "--keep-checkpoints", type=positive, default=2, metavar="N", help="how many are kept (%(default)s)"
     )
 
 
@@ -200,14 +214,21 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """
+    Read a positive whole number.
+
+    :param text: the word
+    :return: the number
+    :raises ArgumentTypeError: if it is none
+    """
     number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return number
 
 
-_whole.__name__ = _positive.__name__ = "whole number"  # argparse puts it into its messages
+_whole.__name__ = positive.__name__ = "whole number"  # argparse puts it into its messages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

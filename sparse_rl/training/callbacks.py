@@ -1,7 +1,7 @@
 """The callbacks of a run: Stable-Baselines3's own wherever they do."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -249,3 +249,35 @@ class EvaluationCallback(EvalCallback):
             self.best_phase, note = phase, "  (best so far)"
         print(f"step {self.num_timesteps:>9,}: return {mean:.1f} +/- {std:.1f}{note}", flush=True)
         return goes_on
+
+
+#: Takes the environment steps and the mean return of an evaluation; says whether training shall go on.
+Report = Callable[[int, float], bool]
+
+
+class ReportCallback(BaseCallback):
+    """
+    Tell somebody of each evaluation, who may end training there: this is how :mod:`sparse_rl.tuning` prunes.
+
+    A run that is continued tells of its earlier evaluations again.
+
+    :param evaluation: evaluates, before this callback is called
+    :param report: whom to tell
+    """
+
+    def __init__(self, evaluation: EvaluationCallback, report: Report) -> None:
+        super().__init__()
+        self.evaluation = evaluation
+        self.report = report
+        self._n_reported = 0
+
+    def _on_step(self) -> bool:
+        returns, goes_on = self.evaluation.mean_returns, True
+        while self._n_reported < len(returns):
+            steps = int(self.evaluation.evaluations_timesteps[self._n_reported])
+            goes_on = self.report(steps, returns[self._n_reported]) and goes_on
+            self._n_reported += 1
+        return goes_on
+
+    def _on_training_end(self) -> None:
+        self._on_step()  # there is an evaluation after the last update

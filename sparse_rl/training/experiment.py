@@ -47,6 +47,8 @@ from sparse_rl.training.callbacks import (
     HyperparametersCallback,
     PatienceCallback,
     PublishCallback,
+    Report,
+    ReportCallback,
 )
 from sparse_rl.training.connectivity import ConnectivityCallback
 from sparse_rl.training.curves import open_logger, remove_curves
@@ -67,11 +69,13 @@ class Experiment:
     A run, built and ready to start: whatever is wrong with the plan has come to light, and nothing is on the disk yet.
 
     :param plan: what to do
+    :param report: told of each evaluation; see :class:`~sparse_rl.training.callbacks.ReportCallback`
     :raises ValueError: if the plan cannot be carried out; the message is for the user
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, report: Report | None = None) -> None:
         self.plan = plan
+        self.report = report
         self.hyperparameters = plan.hyperparameters
         if plan.num_threads > 0:
             th.set_num_threads(plan.num_threads)
@@ -282,6 +286,8 @@ class Experiment:
                 self.eval_env, connectivity, self.metrics, folder, frequency, episodes, self.guard
             )
             callbacks.append(self.evaluation)
+            if self.report is not None:
+                callbacks.append(ReportCallback(self.evaluation, self.report))
         callbacks.append(PublishCallback(folder))
         if progress:
             callbacks.append(ProgressBarCallback())

@@ -13,7 +13,7 @@ from sparse_rl.storage import move_into_place, write_atomically
 
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed
 CHECKPOINTS = "checkpoints"  # in a run's folder; gone once the run is finished
-LOCK = "lock"  # in the folder of checkpoints
+LOCK = "lock"  # in the folder of checkpoints: held while the run goes on
 _EVENTS = "events.out.tfevents.*"
 _OWNER = ".run"  # in a folder of curves that is not the run's own: which run it belongs to
 # What a run writes as it goes, besides agents in folders; config.yml and command.txt are written anew.
