@@ -55,7 +55,10 @@ def pushed(hub: StandIn, run: Path) -> StandIn:
 def test_there_and_back(pushed: StandIn, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sparse_rl(["pull", REPOSITORY, "-o", "mine"]) == 0
     assert "sparse-rl evaluate mine" in capsys.readouterr().out
-    before, after = load_agent(run / ENV).policy.state_dict(), load_agent(Path("mine") / ENV).policy.state_dict()
+    before, after = (
+        load_agent(run / f"{ENV}.agent").policy.state_dict(),
+        load_agent(Path("mine") / f"{ENV}.agent").policy.state_dict(),
+    )
     assert all(np.array_equal(after[name], tensor) for name, tensor in before.items())
     assert (Path("mine") / "evaluations.npz").read_bytes() == (run / "evaluations.npz").read_bytes()
     for folder in ("mine", str(run)):
@@ -102,7 +105,7 @@ def test_the_card(pushed: StandIn, run: Path) -> None:
 
 
 def test_an_agent_without_a_run(hub: StandIn, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sparse_rl(["push", str(run / "best_model"), "me/bare", "--private"]) == 0
+    assert sparse_rl(["push", str(run / "best_model.agent"), "me/bare", "--private"]) == 0
     assert hub.private["me/bare"]
     assert "model-index" not in hub.files["me/bare"]["README.md"].decode()
     assert sparse_rl(["pull", "me/bare"]) == 0
@@ -144,7 +147,7 @@ def test_other_files_are_left_where_they_are(pushed: StandIn) -> None:
     for name in ("best_model.zip", "../evil.py", "hook.py"):
         pushed.files[REPOSITORY][name] = b"code"
     assert sparse_rl(["pull", REPOSITORY, "-o", "mine"]) == 0
-    assert {path.name for path in Path("mine").iterdir()} == {*MOST_BYTES, ENV} - {
+    assert {path.name for path in Path("mine").iterdir()} == {*MOST_BYTES, f"{ENV}.agent"} - {
         "phases.yml",
         "model.safetensors",
         "config.json",
@@ -179,7 +182,7 @@ def test_nothing_is_overwritten(pushed: StandIn, capsys: pytest.CaptureFixture[s
         ("pull ../../etc", "named owner/name"),
         ("push {run} nothing", "named owner/name"),
         ("push {run}/nowhere me/it", "There is no agent in"),
-        ("push {run}/best_model me/it --best", "leave out --best"),
+        ("push {run}/best_model.agent me/it --best", "leave out --best"),
         ("push {run} somebody-else/it -n 0", "the token is not valid, or may not do that"),
     ],
 )  # fmt: skip

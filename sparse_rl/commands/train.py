@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparse_rl.training.experiment import Experiment
 
 EXIT_BAD_INPUT = 2
+
 DESCRIPTION = """\
 Train a sparse (or dense) agent, also where most of what it observes is noise. Defaults stand in parentheses at the end
 of each line."""
@@ -269,16 +270,17 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
     except OSError as error:
         experiment.close()
         return _fail(str(error))
-    tensorboard = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
     if args.seed < 0:
         words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
     command = shlex.join([*program.split(), *words])
     try:
         with locked(folder.checkpoints / LOCK):
+            wanted = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
+            tensorboard = folder.claim_curves(wanted, is_new=True)
             return _run(experiment, args, folder, tensorboard, command)
     except OSError as error:  # the lock's own: what goes wrong later is said there
         experiment.close()
-        return _fail(f"{error} The run in {str(folder.path)!r} has not begun.")
+        return _fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
 
 
 def _resume(args: argparse.Namespace, words: list[str]) -> int:
@@ -304,14 +306,17 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
                 ) from error
             with experiment.guard:
                 folder = RunFolder.reopen(path, plan.env)
-                tensorboard = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
+                wanted = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
+                tensorboard = folder.claim_curves(wanted, is_new=False)
+                if tensorboard != wanted:
+                    print(f"Note: the curves in {str(wanted)!r} belong to the run that this is a copy of.", flush=True)
                 return _run(experiment, args, folder, tensorboard, str(config.get("command")), config)
     except LockedError as error:
         raise InputError(
             f"The run in {str(path)!r} is going on, in process {error.holder}: wait for it, or end it first."
         ) from error
     except OSError as error:
-        raise InputError(f"The run in {str(path)!r} cannot be continued: {error}.") from error
+        raise InputError(f"The run in {str(path)!r} cannot be continued. {_sentence(error)}") from error
 
 
 def _settle_flags(args: argparse.Namespace, config: dict[str, Any], words: list[str]) -> None:
@@ -354,7 +359,10 @@ def _run(
     except InputError as error:
         return _fail(str(error))
     except OSError as error:  # a full disk, say
-        return _fail(f"{error} The run in {str(folder.path)!r} ended there; its files are complete up to then.")
+        return _fail(
+            f"{_sentence(error)} The run in {str(folder.path)!r} ended there; its files are complete up to then. When "
+            f"that is mended: {' '.join(command.split()[:2])} --resume {shlex.quote(str(folder.path))}"
+        )
     except KeyboardInterrupt:
         return _fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
     return _report(experiment, folder, tensorboard, " ".join(command.split()[:2]))
@@ -398,6 +406,13 @@ def _prepare(args: argparse.Namespace) -> "Experiment":
 def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
     print(f"error: {sentence}", file=sys.stderr)
     return code
+
+
+def _sentence(error: OSError) -> str:
+    """Say what the operating system said; an error of this project's own is a sentence already."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.strerror}{'' if error.filename is None else f': {str(error.filename)!r}'}."
 
 
 def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, program: str) -> int:

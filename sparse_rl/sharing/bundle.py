@@ -22,7 +22,7 @@ from sparse_rl.agents.saved import CONFIG, MODEL, MOST_CONFIG_BYTES
 from sparse_rl.storage import StorageError, open_regular
 from sparse_rl.training.evaluation import evaluate
 from sparse_rl.training.existing import read_config, read_yaml
-from sparse_rl.training.run_folder import file_name
+from sparse_rl.training.run_folder import agent_folder, file_name
 
 CARD, SETTINGS, PICTURE, EVALUATIONS = "README.md", "config.yml", "connectivity.png", "evaluations.npz"
 SUMMARY, PHASES = "summary.yml", "phases.yml"
@@ -83,7 +83,7 @@ def collect(folder: Path, best: bool = False, episodes: int = 20, seed: int = 0,
         )
     if config is None and best:
         raise InputError(f"{str(folder)!r} is an agent and no run, so there is no best one: leave out --best.")
-    agent = folder if config is None else folder / ("best_model" if best else agent_name(config))
+    agent = folder if config is None else agent_folder(folder / f"{'best_model' if best else agent_name(config)}.zip")
     if not agent.is_dir():
         raise InputError(f"There is no agent in {str(agent)!r}, or none yet.")
     model = load_agent(agent)  # what cannot be loaded is not worth sharing
@@ -106,10 +106,10 @@ def collect(folder: Path, best: bool = False, episodes: int = 20, seed: int = 0,
 
 def agent_name(config: Mapping[str, Any]) -> str:
     """
-    Name the folder of a run's last agent.
+    Name a run's last agent.
 
     :param config: what the run's ``config.yml`` says, which may be a stranger's
-    :return: the name of a folder inside of the run's
+    :return: the name of its zip file and of its folder, without their endings
     :raises StorageError: if the environment's id makes none
     """
     name = file_name(str(config.get("env")))
@@ -131,7 +131,7 @@ def unpack(folder: Path) -> None:
             raise StorageError(f"{entry.name!r} is no file of an agent.")
     load_agent(folder)
     if (folder / SETTINGS).exists():
-        agent = folder / agent_name(read_config(folder))
+        agent = agent_folder(folder / f"{agent_name(read_config(folder))}.zip")
         agent.mkdir()
         for name in (MODEL, CONFIG):
             (folder / name).rename(agent / name)

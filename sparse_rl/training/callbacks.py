@@ -1,5 +1,6 @@
 """The callbacks of a run: Stable-Baselines3's own wherever they do."""
 
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Timer
@@ -277,6 +278,9 @@ class EvaluationCallback(EvalCallback):
             return False
         self.logger.record("eval/learning_curve_area", learning_curve_area(self.mean_returns, self.num_timesteps))
         self.logger.dump(self.num_timesteps)
+        # Pictures are made of objects that refer to each other, and Python looks for these the more seldom the older
+        # they are: tens of megabytes would lie about.
+        gc.collect()
         mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
         note = ""
         if self.best_mean_reward > best:

@@ -52,11 +52,12 @@ from sparse_rl.training.callbacks import (
     ReportCallback,
 )
 from sparse_rl.training.connectivity import ConnectivityCallback
+from sparse_rl.training.curves import open_logger, remove_curves
 from sparse_rl.training.film import FilmCallback
 from sparse_rl.training.guard import GuardCallback, TrainingEnded, first_not_finite
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import Plan
-from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, NotResumedError, ResumeCallback, open_logger
+from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, NotResumedError, ResumeCallback
 from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.vec_envs import make_vec_env, phase_of, start_logs
 from sparse_rl.version import __version__
@@ -168,7 +169,7 @@ class Experiment:
             configuration, verbose,
         )  # fmt: skip
         if former is not None and checkpoints.steps:
-            self._reopen(folder, former)
+            self._reopen(folder, former, configuration)
         else:
             self._open(folder, configuration, tensorboard, verbose, is_new=former is None)
         # Whatever goes wrong in one of these, the others are done: last come, first served.
@@ -189,8 +190,7 @@ class Experiment:
             if not is_new:
                 print("There is no checkpoint yet: the run begins anew.", flush=True)
             folder.begin_anew()
-            for events in tensorboard.glob("events.out.tfevents.*"):
-                events.unlink()
+            remove_curves(tensorboard)
             self.model.set_logger(open_logger(tensorboard, verbose))
             folder.write_yaml("config.yml", configuration)
             folder.write_text("command.txt", configuration["command"] + "\n")
@@ -201,13 +201,17 @@ class Experiment:
                 folder.remove()
             raise
 
-    def _reopen(self, folder: RunFolder, former: Mapping[str, Any]) -> None:
+    def _reopen(self, folder: RunFolder, former: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
         """Read the checkpoint from which the run goes on; until it is in place, nothing is logged."""
         try:
             steps, changes = self.resume.load(self.model)
+            news: dict[str, Any] = {}
             if changes:
-                record = {"step": steps, "changes": changes}
-                folder.write_yaml("config.yml", {**former, "resumed": [*former.get("resumed", []), record]})
+                news["resumed"] = [*former.get("resumed", []), {"step": steps, "changes": changes}]
+            if configuration.get("tensorboard") != former.get("tensorboard"):  # in a copy of a run
+                news["tensorboard"] = configuration["tensorboard"]
+            if news:
+                folder.write_yaml("config.yml", {**former, **news})
         except BaseException:
             self.close()
             folder.close()
