@@ -2,7 +2,8 @@
 The zoo: trained agents that come with the package.
 
 ``zoo_agents/<algorithm>/<environment>/`` holds an agent as :func:`~sparse_rl.agents.load_agent` reads it, of which only
-what acts is kept; ``card.yml`` and ``card.md``, which say how it was made and how well it does; and its learning curve.
+what acts is kept; ``card.yml`` and ``card.md``, which say how it was made and how well it does; its learning curve; and
+some observations with its actions, by which one sees on another machine that it is the same agent.
 ``benchmarks/zoo.py`` makes these folders from finished runs.
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).with_name("zoo_agents")
 CARD = "card.yml"
+EXAMPLES = "examples.safetensors"  # observations that it has met, and its actions then
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ EXIT_BAD_INPUT = 2
 COMMANDS: Mapping[str, str] = {
     "train": "train an agent, or continue a run",
     "evaluate": "let a trained agent act, and print its return",
+    "enjoy": "watch a trained agent in a window",
+    "record": "make a video of a trained agent",
+    "zoo": "list the trained agents that come with the package",
     "tune": "find hyperparameters that suit an environment",
     "push": "upload an agent to the Hugging Face hub",
     "pull": "download an agent from the Hugging Face hub, and check it",

@@ -83,6 +83,11 @@ class Trained:
             raise
         return env
 
+    @property
+    def needs_mujoco(self) -> bool:
+        """Whether its environment is one of MuJoCo's, which are drawn through OpenGL."""
+        return envs.is_mujoco(self._known_environment())
+
     def _known_environment(self) -> str:
         if self.environment is None:
             raise InputError(
