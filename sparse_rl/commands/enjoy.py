@@ -52,11 +52,11 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
 
     from itertools import islice
 
-    from sparse_rl.training.drawing import drawable, has_display, watch
+    from sparse_rl.training.drawing import drawable, obstacle_to_windows, watch
 
-    if not has_display():
+    if (reason := obstacle_to_windows()) is not None:
         raise ValueError(
-            "there is no display here (neither DISPLAY nor WAYLAND_DISPLAY is set). To make a video instead: "
+            f"there is no display here ({reason}). To make a video instead: "
             f"sparse-rl record {' '.join(args.agent)} -o video.mp4"
         )
     trained = open_agent(args)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count, islice
@@ -29,15 +29,21 @@ context = importlib.import_module(f"mujoco.{sys.argv[1]}").GLContext(64, 64)
 context.make_current()
 mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100.value)
 """
+_MONITOR = "import glfw, sys; sys.exit(0 if glfw.init() and glfw.get_primary_monitor() else 1)"
 
 
-def has_display() -> bool:
+def obstacle_to_windows(environ: Mapping[str, str] = os.environ) -> str | None:
     """
-    Tell whether windows can be opened.
+    Say why no window can be opened here.
 
-    :return: whether there is a display; on systems other than Linux it is taken for granted
+    :param environ: the environment variables
+    :return: the reason, in words; ``None`` if nothing speaks against it
     """
-    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if sys.platform == "linux" and not any(environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        return "neither DISPLAY nor WAYLAND_DISPLAY is set"
+    # By another process: GLFW, with which Gymnasium opens MuJoCo's windows, ends its process if there is no monitor.
+    done = subprocess.run([sys.executable, "-c", _MONITOR], env={**environ}, capture_output=True)
+    return "GLFW finds no monitor" if done.returncode else None
 
 
 def choose_gl(environ: MutableMapping[str, str] = os.environ, say: Callable[[str], object] = print) -> str | None:
@@ -67,7 +73,7 @@ def choose_gl(environ: MutableMapping[str, str] = os.environ, say: Callable[[str
     raise InputError(f"MuJoCo cannot draw: {'; '.join(reasons)}. Try this: {remedy}.")
 
 
-def _obstacle(name: str, environ: MutableMapping[str, str]) -> str | None:
+def _obstacle(name: str, environ: Mapping[str, str]) -> str | None:
     """Say why MuJoCo cannot draw in a certain way; ``None`` if it can."""
     command = [sys.executable, "-c", _PROBE, name]
     done = subprocess.run(command, env={**environ, "MUJOCO_GL": name}, capture_output=True, text=True)
