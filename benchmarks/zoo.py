@@ -25,13 +25,14 @@ from PIL import Image
 
 from sparse_rl.agents import save_agent
 from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import MODEL
 from sparse_rl.agents.zoo import CARD, EXAMPLES, FOLDER, read_card, zoo
 from sparse_rl.metrics import count_weights
 from sparse_rl.storage import save_tensors
 from sparse_rl.training.evaluation import observations_of, returns_of
-from sparse_rl.training.existing import read_yaml
 from sparse_rl.training.measurement import networks
+from sparse_rl.training.run_folder import file_name
 from sparse_rl.training.trained import Trained, open_trained
 
 EPISODES = 20
@@ -47,6 +48,8 @@ def publish(run: Run, out: Path, episodes: int, seed: int, again: bool) -> str:
     """Make the entry of a run; say what was done."""
     config, summary = run.config, read_yaml(run.folder / "summary.yml")
     target = out / config["algo"] / config["env"]
+    if file_name(config["env"]) != config["env"]:
+        raise InputError(f"{config['env']} is of a package of its own, which others need not have.")
     if (run.folder / "phases.yml").exists() or config.get("env_kwargs"):
         raise InputError(f"{config['env']} is permuted, or has arguments of its own: a card has no place for these.")
     trained = open_trained(str(run.folder), best=True)

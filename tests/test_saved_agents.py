@@ -103,7 +103,7 @@ def test_an_agent_that_acts_only_says_why_it_does_not_learn(algorithm: type[SAC]
     for use in (
         lambda: loaded.critic(torch.ones(1, 3), torch.ones(1, 1)),
         lambda: loaded.critic_target.q_networks,
-        lambda: loaded.policy.set_training_mode(True),
+        lambda: loaded.policy.critic.set_training_mode(True),
         lambda: loaded.save(tmp_path / "agent.zip"),
     ):
         with pytest.raises(AttributeError, match="saved to act only"):

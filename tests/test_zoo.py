@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sparse_rl.envs import make
 from sparse_rl.metrics import count_weights
 from sparse_rl.sb3.networks import networks_of
 from sparse_rl.storage import load_tensors
+from sparse_rl.training.drawing import watch
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.trained import open_trained
 
@@ -148,6 +150,8 @@ def test_an_agent_and_the_environment_in_which_it_acts() -> None:
     ):
         load(agent.algorithm, agent.environment, env=gym.make("CartPole-v1"))
     env.close()
+    with pytest.raises(InputError, match="was trained in"):
+        load(agent.algorithm, agent.environment, env="Pendulum-v1")
 
 
 def test_agents_that_do_not_exist() -> None:
@@ -232,6 +236,26 @@ def test_agents_that_cannot_be_evaluated(
     assert message in capsys.readouterr().err
     if words == ["LOOSE"]:
         assert sparse_rl(["evaluate", str(loose), "--env", ENV, "-n", "1"]) == 0
+
+
+def test_the_zoo_can_be_named_from_a_folder_of_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is a folder of that name, in which the runs are; and another one that the zoo knows nothing of."""
+    for name in (name_of_folder(QUICK[0]), "sac/Nowhere-v0"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert sparse_rl(["evaluate", name_of_folder(QUICK[0]), "-n", "1"]) == 0
+    assert sparse_rl(["evaluate", "sac/Nowhere-v0"]) == 2
+    assert "There is no run in 'sac/Nowhere-v0'" in capsys.readouterr().err
+
+
+def test_what_is_watched_is_what_is_evaluated() -> None:
+    trained = open_trained(name_of_folder(QUICK[-1]))
+    env = trained.env()
+    watched = list(islice(watch(trained, env, 5, None, lambda: None), 3))
+    env.close()
+    assert watched == pytest.approx(returns_of(trained, 3, 5))  # these are rounded to six decimals
 
 
 def test_other_noise_than_it_was_trained_with(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import InputError
-from sparse_rl.agents.recipe import parse_yaml
+from sparse_rl.agents.recipe import read_yaml
+from sparse_rl.envs import make
 from sparse_rl.names import unknown
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def read_card(folder: Path) -> dict[str, Any]:
 
     :param folder: the agent's folder
     :return: its keys and values; docs/zoo.md explains them
-    :raises InputError: if it is no card
+    :raises ValueError: if it is no card
     :raises OSError: if it cannot be read
     """
     file = folder / CARD
-    card = parse_yaml(file.read_text(encoding="utf-8"), repr(str(file)))
+    card = read_yaml(file)
     if not isinstance(card, dict):
         raise InputError(f"{str(file)!r} is no card of an agent.")
     return card
@@ -106,14 +107,14 @@ def find(algorithm: str, environment: str) -> ZooAgent:
 
 
 def load(
-    algorithm: str, environment: str, env: "GymEnv | None" = None, device: str = "cpu", **changes: Any
+    algorithm: str, environment: str, env: "GymEnv | str | None" = None, device: str = "cpu", **changes: Any
 ) -> "BaseAlgorithm":
     """
     Load an agent of the zoo, to act: ``load("anf-sac", "HalfCheetah-noise98").predict(observation)``.
 
     :param algorithm: name of its algorithm; ``sparse-rl zoo`` lists them
     :param environment: id of the environment in which it was trained
-    :param env: the environment in which it will act, which becomes that of the agent (``get_env()``)
+    :param env: the environment in which it will act, or its id; it becomes the agent's (``get_env()``)
     :param device: where its network lives
     :param changes: arguments of the algorithm that go before the stored ones
     :return: the agent; it has no critics, and cannot go on learning
@@ -125,6 +126,7 @@ def load(
     agent = find(algorithm, environment)
     model = load_agent(agent.folder, device=device, **changes)
     if env is not None:
+        env = make(env) if isinstance(env, str) else env
         for kind in ("observation_space", "action_space"):
             trained, given = getattr(model, kind), getattr(env, kind)
             if trained != given:

@@ -182,6 +182,7 @@ def record(
     :raises OSError: if the file cannot be written
     """
     import imageio.v2 as imageio
+    from tqdm import tqdm
 
     check_format(path)
     n_frames = 0
@@ -190,11 +191,15 @@ def record(
         how: dict[str, Any] = {"fps": fps} if path.suffix.lower() == ".mp4" else {"duration": 1000 / fps, "loop": 0}
         partial = Path(folder) / path.name
         writer: Any
-        with imageio.get_writer(partial, **how) as writer:
+        with (
+            imageio.get_writer(partial, **how) as writer,
+            tqdm(desc="frames", unit="", disable=None, leave=False) as progress,  # where there is a terminal
+        ):
 
             def write_frame() -> None:
                 nonlocal n_frames
                 n_frames += 1
+                progress.update()
                 writer.append_data(np.asarray(env.render(), np.uint8))
 
             returns = list(islice(watch(trained, env, seed, most_steps, write_frame), episodes))

@@ -22,10 +22,10 @@ from sparse_rl.agents.build import learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.filling import fill
 from sparse_rl.agents.foreign import read_zip
-from sparse_rl.agents.recipe import check_algorithm, learner_of
+from sparse_rl.agents.recipe import check_algorithm, learner_of, read_yaml
 from sparse_rl.agents.saved import MODEL
-from sparse_rl.agents.zoo import CARD, find, read_card
-from sparse_rl.training.existing import read_config, read_yaml
+from sparse_rl.agents.zoo import CARD, find, read_card, zoo
+from sparse_rl.training.existing import read_config
 from sparse_rl.training.run_folder import agent_folder, file_name
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
@@ -121,13 +121,18 @@ def open_trained(
     :raises OSError: if a file cannot be read
     """
     folder = Path(where)
-    if folder.is_dir() and not (folder / MODEL).exists():
+    is_agent = (folder / MODEL).exists()
+    if folder.is_dir() and not is_agent and ((folder / "config.yml").exists() or not _is_in_the_zoo(where)):
         return _of_a_run(folder, best, env, phase, trust)
     if best:
         raise InputError(f"{where!r} is one agent, and no run of which there could be a best one: leave out --best.")
-    if folder.is_dir():
+    if is_agent:
         return _of_a_folder(folder, env, phase, trust)
     return _of_a_card(_in_the_zoo(where), env, phase, trust=True)
+
+
+def _is_in_the_zoo(where: str) -> bool:
+    return where in {f"{agent.algorithm}/{agent.environment}" for agent in zoo()}
 
 
 def _in_the_zoo(where: str) -> Path:
