@@ -11,6 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from gymnasium import spaces
+from imageio_ffmpeg import get_ffmpeg_exe
 from stable_baselines3 import SAC
 
 from sparse_rl.agents import save_agent
@@ -21,7 +22,7 @@ from sparse_rl.training.drawing import check_format, choose_gl, obstacle_to_wind
 
 ROOT = Path(__file__).parents[1]
 AGENT = ["anf-sac", "Reacher-noise90"]
-STEPS = 6
+STEPS, SIZE = 6, (32, 48)
 
 
 class Painted(gym.Env[Any, Any]):
@@ -46,7 +47,7 @@ class Painted(gym.Env[Any, Any]):
     def render(self) -> Any:
         if not self.draws:
             raise RuntimeError("there is no paint")
-        return np.full((32, 48, 3), 30 * self.step_number, np.uint8)
+        return np.full((*SIZE, 3), 30 * self.step_number, np.uint8)
 
 
 gym.register("Painted-v0", Painted)
@@ -60,13 +61,22 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def read(file: Path) -> np.ndarray[Any, Any]:
+    if file.suffix == ".gif":
+        return iio.imread(file)
+    # Not by imageio, which leaves its pipes to the garbage collector.
+    command = [get_ffmpeg_exe(), "-i", file, "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+    done = subprocess.run(command, check=True, capture_output=True)
+    return np.frombuffer(done.stdout, np.uint8).reshape(-1, *SIZE)
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_a_video_has_every_frame(agent: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / f"video{suffix}"
     assert sparse_rl(["record", str(agent), "--env", "Painted-v0", "-n", "2", "-o", str(file)]) == 0
     out = capsys.readouterr().out
     assert f"episode 1: return {STEPS}.0\nepisode 2: return {STEPS}.0\n" in out
-    frames = iio.imread(file)
+    frames = read(file)
     assert len(frames) == 2 * (STEPS + 1)  # also how an episode begins
     brightness = frames.reshape(len(frames), -1).mean(1)
     assert np.allclose(brightness, 2 * [30.0 * n for n in range(STEPS + 1)], atol=6)
