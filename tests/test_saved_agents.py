@@ -15,10 +15,12 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sparse_rl.agents import SAC, TD3, load_agent, safe_load, save_agent
-from sparse_rl.agents.saved import CONFIG
+from sparse_rl.agents.saved import CONFIG, MODEL
 from sparse_rl.agents.spaces import describe_space, make_space
 from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy, sparse_policy
+from sparse_rl.sb3.networks import networks_of
+from sparse_rl.storage import StorageError
 
 SMALL = {"net_arch": [8, 8]}
 SPARSE = {**SMALL, "sparsity": 0.5, "optimizer_class": SMETAdam, "optimizer_kwargs": {"warmup_steps": 10}}
@@ -69,6 +71,43 @@ def test_our_form(model: BaseAlgorithm, tmp_path: Path) -> None:
     save_agent(loaded, tmp_path / "again")
     stored = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("agent", "again")]
     assert stored[0] == stored[1]
+
+
+def test_an_agent_that_acts_only(model: BaseAlgorithm, tmp_path: Path) -> None:
+    """It acts to the bit as the whole agent; nothing of it can learn, and saving it again does not invent critics."""
+    save_agent(model, tmp_path / "whole")
+    save_agent(model, tmp_path / "agent", acting_only=True)
+    whole, small = ((tmp_path / folder / MODEL).stat().st_size for folder in ("whole", "agent"))
+    assert small < whole
+    loaded = load_agent(tmp_path / "agent")
+    assert type(loaded) is type(model)
+    assert loaded.num_timesteps == 7
+    assert np.array_equal(actions(loaded), actions(model))
+    assert set(networks_of(loaded.policy)) <= {"actor", "q_net"}
+    save_agent(loaded, tmp_path / "again")
+    for file in (MODEL, CONFIG):
+        assert (tmp_path / "agent" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    with pytest.raises(StorageError, match=r"saved to act only.* cannot go on learning\. Leave out env"):
+        load_agent(tmp_path / "agent", env=model.get_env())
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+def test_an_agent_that_acts_only_says_why_it_does_not_learn(algorithm: type[SAC], tmp_path: Path) -> None:
+    policy = SparseSACPolicy if algorithm is SAC else SparseTD3Policy
+    model = algorithm(policy, "Pendulum-v1", buffer_size=1, policy_kwargs=dict(SMALL))
+    save_agent(model, tmp_path, acting_only=True)
+    loaded = load_agent(tmp_path)
+    loaded.set_env(model.get_env())
+    with pytest.raises(ValueError, match="saved to act only"):
+        loaded.learn(1)
+    for use in (
+        lambda: loaded.critic(torch.ones(1, 3), torch.ones(1, 1)),
+        lambda: loaded.critic_target.q_networks,
+        lambda: loaded.policy.critic.set_training_mode(True),
+        lambda: loaded.save(tmp_path / "agent.zip"),
+    ):
+        with pytest.raises(AttributeError, match="saved to act only"):
+            use()
 
 
 def test_zip_files(model: BaseAlgorithm, tmp_path: Path) -> None:

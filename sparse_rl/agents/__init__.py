@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sparse_rl.agents.sac import SAC
     from sparse_rl.agents.saved import load_agent, save_agent
     from sparse_rl.agents.td3 import TD3
+    from sparse_rl.agents.zoo import load
 
 __all__ = [
     "SAC",
@@ -20,6 +21,7 @@ __all__ = [
     "MultiStepCallback",
     "ObservedReplayBuffer",
     "RedrawnReplayBuffer",
+    "load",
     "load_agent",
     "safe_load",
     "save_agent",
@@ -34,6 +36,7 @@ _LAZY = {
     "MultiStepCallback": "replay_callbacks",
     "ObservedReplayBuffer": "replay",
     "RedrawnReplayBuffer": "replay",
+    "load": "zoo",
     "load_agent": "saved",
     "safe_load": "foreign",
     "save_agent": "saved",

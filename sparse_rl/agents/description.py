@@ -20,6 +20,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, TrainFreq
 
+from sparse_rl.agents.acting import WHY, is_acting_only, leave_out
 from sparse_rl.agents.classes import POLICY_CLASSES, algorithms, policies, settings_of
 from sparse_rl.agents.spaces import describe_space, make_space
 from sparse_rl.names import unknown
@@ -57,6 +58,7 @@ class Description:
     :param action_space: what it does
     :param policy_kwargs: arguments of the policy; classes by their names
     :param arguments: arguments of the algorithm, plain values only
+    :param acting_only: whether what it takes to learn, but not to act, is left out
     """
 
     algorithm: type[BaseAlgorithm]
@@ -65,6 +67,7 @@ class Description:
     action_space: Space[Any]
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
+    acting_only: bool = False
 
     @classmethod
     def of(cls, model: BaseAlgorithm) -> "Description":
@@ -81,6 +84,7 @@ class Description:
             type(model), model.policy_class, model.observation_space, model.action_space,
             {key: _plain_setting(key, value) for key, value in (model.policy_kwargs or {}).items()},
             {name: _plain_argument(name, getattr(model, name)) for name in arguments_of(type(model), model)},
+            is_acting_only(model.policy),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -107,6 +111,7 @@ class Description:
             "policy_kwargs": self.policy_kwargs,
             "observation_space": describe_space(self.observation_space),
             "action_space": describe_space(self.action_space),
+            **({"acting_only": True} if self.acting_only else {}),
         }
 
     @classmethod
@@ -123,17 +128,22 @@ class Description:
         if not isinstance(given, dict) or given.get("format") != FORMAT:
             raise StorageError(f"{where} does not describe an agent in the format {FORMAT}.")
         for key in given:
-            if key not in keys:
-                raise StorageError(f"{unknown('key', key[:80], keys)} ({where})")
+            if key not in keys and key != "acting_only":
+                raise StorageError(f"{unknown('key', key[:80], (*keys, 'acting_only'))} ({where})")
         for key in keys:
             if key not in given:
                 raise StorageError(f"{where} lacks the key {key!r}.")
+        acting_only = given.get("acting_only", False)
+        if not isinstance(acting_only, bool):
+            raise StorageError(f"acting_only in {where} must be true or false, not {str(acting_only)[:80]!r}.")
         algorithm = _look_up("algorithm", given["algorithm"], algorithms(), where)
         policy = _look_up(f"policy of {given['algorithm']}", given["policy"], policies(algorithm), where)
         observations, actions = (
             make_space(given[key], f"{key} in {where}") for key in ("observation_space", "action_space")
         )
-        description = cls(algorithm, policy, observations, actions, given["policy_kwargs"], given["arguments"])
+        description = cls(
+            algorithm, policy, observations, actions, given["policy_kwargs"], given["arguments"], acting_only
+        )
         description.check(where)
         return description
 
@@ -188,8 +198,10 @@ class Description:
         :param where: what is read, for error messages
         :param changes: arguments of the algorithm that go before the described ones
         :return: the agent
-        :raises StorageError: if it cannot be built, or ``env`` has other spaces
+        :raises StorageError: if it cannot be built, ``env`` has other spaces, or the agent can act only
         """
+        if self.acting_only and env is not None:
+            raise StorageError(f"{WHY} Leave out env, and give its observations to predict(). ({where})")
         arguments = {**self.arguments, **changes}
         if isinstance(arguments.get("train_freq"), list):
             arguments["train_freq"] = tuple(arguments["train_freq"])
@@ -213,6 +225,8 @@ class Description:
         except Exception as error:  # Stable-Baselines3 and PyTorch find what no check here knows
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StorageError(f"The agent that {where} describes cannot be built: {reason}") from error
+        if self.acting_only:
+            leave_out(model)
         if env is None:
             model.env = None
             if "buffer_size" in arguments:  # what it got to be built has room for one transition

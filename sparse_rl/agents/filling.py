@@ -6,6 +6,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from sparse_rl.agents.acting import is_acting_only
 from sparse_rl.nn import check_state
 from sparse_rl.storage import StorageError
 
@@ -26,11 +27,11 @@ def fill(model: BaseAlgorithm, policy: Mapping[str, Tensor], variables: Mapping[
 
     :param model: the agent
     :param policy: what becomes the state of its policy
-    :param variables: what :func:`variables_of` finds
+    :param variables: what :func:`variables_of` finds; nothing for an agent that acts only
     :param where: what was read, for error messages
     :raises StorageError: see :func:`sparse_rl.nn.check_state`
     """
-    own = variables_of(model)
+    own = {} if is_acting_only(model.policy) else variables_of(model)
     try:
         check_state(model.policy, policy)
         check_state(_holder(own), variables)

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sparse_rl.agents.acting import WHY, is_acting_only
 from sparse_rl.agents.batches import Batch, sample
 from sparse_rl.agents.networks import Watch, has_known_networks, is_batch
 from sparse_rl.agents.optimizers import FastAdam
@@ -43,6 +44,11 @@ class FastLearner(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._fast, self._parts = None, None
         super()._setup_model()
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        if is_acting_only(self.policy):
+            raise ValueError(WHY)
+        return super()._setup_learn(*args, **kwargs)
 
     @abstractmethod
     def _present_parts(self) -> tuple[object, ...]:

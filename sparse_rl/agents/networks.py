@@ -15,11 +15,12 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from sparse_rl.agents.acting import Absent
 from sparse_rl.nn import FeatureMajorMLP
 from sparse_rl.sb3.policies import BlockwiseCritic
 
 # A subclass may compute something else.
-_KNOWN_MODULES = (SACActor, TD3Actor, ContinuousCritic, BlockwiseCritic)
+_KNOWN_MODULES = (SACActor, TD3Actor, ContinuousCritic, BlockwiseCritic, Absent)
 
 
 def has_known_networks(policy: BasePolicy) -> bool:
@@ -49,7 +50,7 @@ def has_known_networks(policy: BasePolicy) -> bool:
 def _is_stock(network: nn.Module) -> bool:
     """Tell whether an actor's or critic's own parts are those it was made with."""
     extractor = getattr(network, "features_extractor", None)
-    return type(extractor) is FlattenExtractor and "forward" not in vars(network)
+    return isinstance(network, Absent) or (type(extractor) is FlattenExtractor and "forward" not in vars(network))
 
 
 def layers_of(network: nn.Module) -> list[nn.Module]:

@@ -20,6 +20,7 @@ import yaml
 
 from sparse_rl.agents.checks import InputError, describe
 from sparse_rl.names import unknown
+from sparse_rl.storage import open_regular
 
 Recipe = dict[str, Any]
 
@@ -28,6 +29,7 @@ _METHODS = _FOLDER / "methods"
 _RESERVED = ("default", "extends", "variants")
 
 
+MOST_BYTES = 2**22  # of a file
 MOST_VALUES = 10_000  # in a file; a few aliases of aliases would make billions
 
 
@@ -193,6 +195,23 @@ def parse_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"There is an error in {where}: {problem}.") from error
+
+
+def read_yaml(file: Path) -> Any:
+    """
+    Read a YAML file that a stranger may have made.
+
+    :param file: the file
+    :return: its content
+    :raises ValueError: if it is no regular file, too large, no text, or no YAML
+    :raises OSError: if it cannot be read
+    """
+    with open_regular(file, MOST_BYTES) as (stream, size):
+        content = stream.read(size)
+    try:
+        return parse_yaml(content.decode("utf-8"), repr(str(file)))
+    except UnicodeDecodeError as error:
+        raise InputError(f"There is an error in {str(file)!r}: it is not text.") from error
 
 
 def _size(value: Any, known: dict[int, int]) -> int:

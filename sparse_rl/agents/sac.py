@@ -9,6 +9,7 @@ import stable_baselines3
 import torch as th
 from numpy.typing import NDArray
 
+from sparse_rl.agents.acting import Actor, is_acting_only
 from sparse_rl.agents.learner import FastLearner
 from sparse_rl.agents.networks import (
     action_bounds,
@@ -49,18 +50,20 @@ class SAC(FastLearner, stable_baselines3.SAC):
     _fast: _Fast | None
 
     def _present_parts(self) -> tuple[object, ...]:
-        optimizers = (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer)
+        optimizers = (self.actor.optimizer, getattr(self.critic, "optimizer", None), self.ent_coef_optimizer)
         critics = (*parts_of(self.critic), *parts_of(self.critic_target))
         return (self.policy, self.actor, *critics, *optimizers, self.log_ent_coef)
 
-    def _adopt(self) -> _Fast | None:
+    def _adopt(self) -> _Fast | Actor | None:
         body, heads = layers_of(self.actor.latent_pi), heads_of(self.actor)
+        if self.use_sde or len(heads) != 2 or self.policy.actor is not self.actor or not runs_fast(body, heads=heads):
+            return None
+        if is_acting_only(self.policy):
+            return Actor(action_bounds(self.policy), FeatureMajorMLP(body, heads=heads), is_stochastic=True)
         critics, targets = (
             [layers_of(network) for network in critic.q_networks] for critic in (self.critic, self.critic_target)
         )
-        if self.use_sde or len(heads) != 2 or self.policy.actor is not self.actor:
-            return None
-        if not (runs_fast(body, heads=heads) and runs_fast(*critics) and runs_fast(*targets)):
+        if not (runs_fast(*critics) and runs_fast(*targets)):
             return None
         if not have_parameters_of_their_own(self.actor, self.critic, self.critic_target):
             return None

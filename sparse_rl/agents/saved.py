@@ -3,18 +3,20 @@ Agents on disk that are safe to load, whoever made them: ``model.safetensors`` a
 
 ``config.json`` is a :class:`~sparse_rl.agents.description.Description`, from which the agent is built;
 ``model.safetensors`` has the tensors. What an agent needs to go on learning exactly where it stopped (replay,
-optimizers, generators) is not part of it.
+optimizers, generators) is not part of it. An agent that is saved to act only lacks critics and target networks too.
 """
 
 import glob
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sparse_rl.agents.acting import is_acting_only, tensors_to_act
 from sparse_rl.agents.description import Description
 from sparse_rl.agents.filling import fill, variables_of
 from sparse_rl.storage import (
@@ -31,22 +33,29 @@ MOST_CONFIG_BYTES = 2**22
 _POLICY = "policy."  # before the names of the policy's tensors
 
 
-def save_agent(model: BaseAlgorithm, folder: Path | str) -> None:
+def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = False) -> None:
     """
     Save an agent as ``model.safetensors`` and ``config.json``.
 
     :param model: the agent: of this project, Stable-Baselines3 or sb3-contrib
     :param folder: where to put the two files; it is made if need be, and an agent that is there already is replaced
+    :param acting_only: whether to leave out what it does not take to act: critics, target networks, the entropy
+        coefficient. The files are a fraction of the size; the agent can never go on learning. One that was loaded from
+        such files is saved so in any case
     :raises ValueError: if the agent has parts that have no description, such as a class of your own
     :raises OSError: if a file cannot be written
     """
     folder = Path(folder)
-    config = json.dumps(Description.of(model).to_json(), indent=1, allow_nan=False) + "\n"
+    acting_only = acting_only or is_acting_only(model.policy)
+    description = replace(Description.of(model), acting_only=acting_only)
+    config = json.dumps(description.to_json(), indent=1, allow_nan=False) + "\n"
+    state = tensors_to_act(model) if acting_only else model.policy.state_dict()
     # Copies: some policies have one extractor of features under several names.
-    tensors = {f"{_POLICY}{name}": tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    tensors = {f"{_POLICY}{name}": tensor.clone() for name, tensor in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CONFIG, lambda file: file.write(config.encode()))
-    save_tensors(folder / MODEL, tensors | variables_of(model), {"num_timesteps": model.num_timesteps})
+    variables = {} if acting_only else variables_of(model)
+    save_tensors(folder / MODEL, tensors | variables, {"num_timesteps": model.num_timesteps})
 
 
 def load_agent(
@@ -65,7 +74,8 @@ def load_agent(
     :param changes: arguments of the algorithm that go before the stored ones, or are not stored: ``action_noise``,
         ``replay_buffer_class``, ``tensorboard_log``, ...
     :return: the agent
-    :raises StorageError: if a file is damaged, lies, or does not fit the other one or ``env``
+    :raises StorageError: if a file is damaged, lies, or does not fit the other one or ``env``; or if there is an
+        ``env`` to learn in, but the agent was saved to act only
     :raises FileNotFoundError: if there is no such folder, or it does not hold an agent
     :raises OSError: if a file cannot be read
     """

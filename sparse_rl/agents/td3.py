@@ -9,6 +9,7 @@ import torch as th
 from numpy.typing import NDArray
 from torch import nn
 
+from sparse_rl.agents.acting import Actor, is_acting_only
 from sparse_rl.agents.learner import FastLearner
 from sparse_rl.agents.networks import action_bounds, have_parameters_of_their_own, layers_of, parts_of, runs_fast
 from sparse_rl.agents.optimizers import FastAdam, Following
@@ -45,9 +46,18 @@ class TD3(FastLearner, stable_baselines3.TD3):
 
     def _present_parts(self) -> tuple[object, ...]:
         critics = (*parts_of(self.critic), *parts_of(self.critic_target))
-        return (self.policy, self.actor, self.actor_target, *critics, self.actor.optimizer, self.critic.optimizer)
+        return (
+            self.policy,
+            self.actor,
+            self.actor_target,
+            *critics,
+            self.actor.optimizer,
+            getattr(self.critic, "optimizer", None),
+        )
 
-    def _adopt(self) -> _Fast | None:
+    def _adopt(self) -> _Fast | Actor | None:
+        if is_acting_only(self.policy):
+            return self._adopt_actor()
         # An actor ends with tanh, which is applied apart.
         if any(type(actor.mu[-1]) is not nn.Tanh for actor in (self.actor, self.actor_target)):
             return None
@@ -68,6 +78,14 @@ class TD3(FastLearner, stable_baselines3.TD3):
             FastAdam(self.actor.optimizer, actor.stacks), FastAdam(self.critic.optimizer, both.stacks),
             Following(target_actor, actor), Following(both_targets, both),
         )  # fmt: skip
+
+    def _adopt_actor(self) -> Actor | None:
+        layers = layers_of(self.actor.mu)
+        if not layers or type(layers[-1]) is not nn.Tanh or self.policy.actor is not self.actor:
+            return None
+        if not runs_fast(layers[:-1]):
+            return None
+        return Actor(action_bounds(self.policy), FeatureMajorMLP(layers[:-1]), is_stochastic=False)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """

@@ -8,7 +8,7 @@ and :mod:`~sparse_rl.envs.permute`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.envs.ids import EnvironmentId, EnvironmentIdError, make, register_environments
+from sparse_rl.envs.ids import EnvironmentId, EnvironmentIdError, is_mujoco, make, register_environments
 
 if TYPE_CHECKING:
     from sparse_rl.envs.appended import NonFiniteObservationError, total_features
@@ -31,6 +31,7 @@ __all__ = [
     "Normal",
     "PermuteFeatures",
     "Stream",
+    "is_mujoco",
     "make",
     "permutation_at",
     "register_environments",

@@ -223,6 +223,18 @@ def _is_mujoco(spec: EnvSpec) -> bool:
     return isinstance(spec.entry_point, str) and spec.entry_point.startswith(_MUJOCO)
 
 
+def is_mujoco(environment_id: str) -> bool:
+    """
+    Tell whether an environment is one of Gymnasium's MuJoCo environments.
+
+    :param environment_id: its id
+    :return: whether MuJoCo simulates it, and draws it
+    :raises EnvironmentIdError: if the id cannot be read, or its base environment is not registered
+    """
+    entry_point = str((gym.registry.get(environment_id) or EnvironmentId.parse(environment_id).spec()).entry_point)
+    return entry_point.startswith((_MUJOCO, "sparse_rl.envs.mujoco_log:"))
+
+
 def make(environment_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
     """
     Make an environment by its id: one that follows our grammar, or any that Gymnasium knows.

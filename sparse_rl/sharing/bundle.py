@@ -18,10 +18,11 @@ import yaml
 
 from sparse_rl.agents import load_agent
 from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import CONFIG, MODEL, MOST_CONFIG_BYTES
 from sparse_rl.storage import StorageError, open_regular
 from sparse_rl.training.evaluation import evaluate
-from sparse_rl.training.existing import read_config, read_yaml
+from sparse_rl.training.existing import read_config
 from sparse_rl.training.run_folder import agent_folder, file_name
 
 CARD, SETTINGS, PICTURE, EVALUATIONS = "README.md", "config.yml", "connectivity.png", "evaluations.npz"

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sparse_rl.agents.checks import InputError, check_recipe
-from sparse_rl.agents.recipe import algorithms, learner_of, parse_yaml
+from sparse_rl.agents.recipe import algorithms, learner_of, read_yaml
 from sparse_rl.names import unknown
-from sparse_rl.storage import locked, open_regular
+from sparse_rl.storage import locked
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, STAGING
-
-_MOST_BYTES = 2**22
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -37,23 +35,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("hyperparameters"), dict):
         raise InputError(f"{str(file)!r} does not describe a run.")
     return config
-
-
-def read_yaml(file: Path) -> Any:
-    """
-    Read a YAML file that a stranger may have made.
-
-    :param file: the file
-    :return: its content
-    :raises ValueError: if it is no regular file, too large, no text, or no YAML
-    :raises OSError: if it cannot be read
-    """
-    with open_regular(file, _MOST_BYTES) as (stream, size):
-        content = stream.read(size)
-    try:
-        return parse_yaml(content.decode("utf-8"), repr(str(file)))
-    except UnicodeDecodeError as error:
-        raise InputError(f"There is an error in {str(file)!r}: it is not text.") from error
 
 
 def plan_of(config: Mapping[str, Any], folder: Path) -> Plan:

@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from optuna.trial import FrozenTrial, TrialState
 
 from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.storage import write_atomically
-from sparse_rl.training.existing import read_yaml
 from sparse_rl.tuning.space import Choices, Range, Space, words_of
 from sparse_rl.tuning.study import RUN, WHY, best_of, ended
 

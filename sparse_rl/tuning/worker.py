@@ -140,7 +140,7 @@ class _Trial:
 
     def _has_finished(self, path: Path) -> bool:
         """Tell again of a run that was complete when its tuner died."""
-        from sparse_rl.training.existing import read_yaml
+        from sparse_rl.agents.recipe import read_yaml
 
         if not (path / "summary.yml").exists() or not read_yaml(path / "summary.yml").get("finished"):
             return False

@@ -104,6 +104,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sparse = {"net_arch": [16, 8], "sparsity": 0.5, "layers": "all", "distribution": "uniform"}
     model = SAC(SparseSACPolicy, "Pendulum-v1", buffer_size=1, policy_kwargs=sparse, device="cpu")
     save_agent(model, folder / "agent")
+    save_agent(model, folder / "actor", acting_only=True)
     dense = stable_baselines3.SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [8]})
     dense.save(folder / "agent.zip")
     return folder
@@ -113,6 +114,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def agent(template: Path, tmp_path: Path) -> Path:
     """Give the folder of a valid agent, with sparse layers."""
     return Path(shutil.copytree(template / "agent", tmp_path / "agent"))
+
+
+@pytest.fixture
+def actor(template: Path, tmp_path: Path) -> Path:
+    """Give the folder of a valid agent that acts only, with sparse layers."""
+    return Path(shutil.copytree(template / "actor", tmp_path / "actor"))
 
 
 @pytest.fixture

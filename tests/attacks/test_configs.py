@@ -82,6 +82,33 @@ def test_a_configuration_that_lies(
 
 
 @pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda config: config.pop("acting_only"), "lacks the tensor 'critic"),
+        (put("acting_only", False), "lacks the tensor 'critic"),
+        (put("acting_only", 1), "acting_only in '"),
+        (put("acting_only", "true"), "acting_only in '"),
+        (put("acting_onyl", True), "Did you mean 'acting_only'"),
+        # What is left out when it has been built is bounded before, as if it were there.
+        (put("policy_kwargs.n_critics", 60_000), "would have more than 134,217,728 weights"),
+        (put("policy_kwargs.net_arch", {"pi": [16, 8], "qf": [65_536, 65_536]}), "would have more than 134,217,728"),
+        (put("policy", "SACPolicy"), "Unknown key of policy_kwargs 'sparsity'"),
+        (put("algorithm", "stable_baselines3.DQN"), "Unknown policy of stable_baselines3.DQN"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_lies_about_an_agent_that_acts_only(
+    actor: Path, warden: Warden, edit: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    edit_config(actor, edit)
+    assert message in warden.refusal("agent", actor)
+
+
+def test_a_whole_agent_that_claims_to_act_only(agent: Path, warden: Warden) -> None:
+    edit_config(agent, put("acting_only", True))
+    assert "should not have the tensor" in warden.refusal("agent", agent)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (b"[" * 500_000, "nested too deeply"),

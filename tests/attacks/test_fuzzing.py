@@ -110,6 +110,17 @@ def test_configurations(template: Path, agent: Path, damage: Damage) -> None:
 
 
 @FUZZ
+@given(DAMAGES, st.sampled_from([CONFIG, MODEL]))
+def test_agents_that_act_only(template: Path, actor: Path, damage: Damage, name: str) -> None:
+    """Both files, one at a time; the tensors without a checksum."""
+    for file in (CONFIG, MODEL):
+        shutil.copy(template / "actor" / file, actor)
+    without_checksum(actor)
+    (actor / name).write_bytes(damage((actor / name).read_bytes()))
+    check(load_agent, actor)
+
+
+@FUZZ
 @given(DAMAGES)
 def test_archives(template: Path, archive: Path, damage: Damage) -> None:
     archive.write_bytes(damage((template / "agent.zip").read_bytes()))

@@ -69,6 +69,24 @@ def test_tensors_that_harm(agent: Path, warden: Warden, edit: Callable[[Tensors]
     assert message in warden.refusal("agent", agent)
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (put(f"{LAYER}columns", at(0, 3)), "Columns must lie in [0, 3)"),
+        (put(f"{LAYER}row_ptr", at(1, 2**30)), "Row pointers must not decrease"),
+        (put(f"{LAYER}values", at(3, float("nan"))), f"'{LAYER[7:]}values' holds NaN or infinity"),
+        (lambda tensors: tensors.pop("policy.actor.mu.bias"), "lacks the tensor 'actor.mu.bias'"),
+        (lambda tensors: tensors.update({"policy.critic.qf0.0.bias": torch.ones(16)}), "should not have the tensor"),
+        (lambda tensors: tensors.update({"log_ent_coef": torch.ones(1)}), "should not have the tensor 'log_ent_coef'"),
+    ],
+)
+def test_tensors_that_harm_an_agent_that_acts_only(
+    actor: Path, warden: Warden, edit: Callable[[Tensors], Any], message: str
+) -> None:
+    edit_tensors(actor, edit)
+    assert message in warden.refusal("agent", actor)
+
+
 def test_a_layer_without_weights(agent: Path, warden: Warden) -> None:
     def empty(tensors: Tensors) -> None:
         for name in ("values", "columns"):

@@ -75,6 +75,23 @@ def test_packages_of_environments(
     payload.trace.rmdir()
 
 
+def test_packages_of_environments_on_cards(
+    tmp_path: Path, agent: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wicked.py").write_text(f"import os\nos.mkdir({str(payload.trace)!r})\n")
+    (agent / "card.yml").write_text("{algorithm: sac, environment: 'wicked:Pendulum-v1', noise: no noise}")
+    monkeypatch.syspath_prepend(tmp_path)
+    for command in (["evaluate"], ["record", "-o", str(tmp_path / "x.gif")]):
+        assert main([command[0], str(agent), *command[1:]]) == 2
+        assert "imports the package 'wicked', which can run any code: add --trust" in capsys.readouterr().err
+
+
+def test_cards(agent: Path, text: str) -> None:
+    (agent / "card.yml").write_text(f"environment: {text}\n")
+    with pytest.raises(InputError, match=REFUSAL):
+        evaluate(agent, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,0 +1,68 @@
+"""``sparse-rl enjoy``: watch a trained agent in a window."""
+
+import argparse
+
+from sparse_rl.commands.naming import add_agent, open_agent
+
+DESCRIPTION = "Watch a trained agent in a window, and print its return after each episode."
+
+EXAMPLES = """\
+examples:
+  sparse-rl enjoy runs/anf-sac/HalfCheetah-noise98/1 --best      the agent of a run that did best in an evaluation
+  sparse-rl enjoy anf-sac HalfCheetah-noise98                    an agent of the zoo
+  sparse-rl enjoy anf-sac Hopper-noise95 --env Hopper-noise95-std2
+
+Without a display there is `sparse-rl record`, which takes the same words.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add this command's arguments.
+
+    :param parser: the parser
+    """
+    add_agent(parser)
+    parser.add_argument("-n", "--episodes", type=int, default=5, metavar="N", help="default: %(default)s")
+    parser.add_argument("--steps", type=int, metavar="N", help="end an episode after so many steps")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the environment (default: %(default)s)")
+
+
+def check(args: argparse.Namespace) -> None:
+    """
+    Check what ``enjoy`` and ``record`` have in common.
+
+    :param args: the parsed command line
+    :raises ValueError: for bad input
+    """
+    if args.episodes < 1 or args.seed < 0 or (args.steps is not None and args.steps < 1):
+        raise ValueError("--episodes and --steps must be at least 1, and --seed at least 0")
+
+
+def run(args: argparse.Namespace, words: list[str]) -> int:
+    """
+    Show an agent.
+
+    :param args: the parsed command line
+    :param words: the same, not parsed
+    :return: the exit code
+    :raises ValueError: for bad input, or without a display
+    """
+    check(args)
+
+    from itertools import islice
+
+    from sparse_rl.training.drawing import drawable, obstacle_to_windows, watch
+
+    if (reason := obstacle_to_windows()) is not None:
+        raise ValueError(
+            f"there is no display here ({reason}). To make a video instead: "
+            f"sparse-rl record {' '.join(args.agent)} -o video.mp4"
+        )
+    trained = open_agent(args)
+    print(trained.title)
+    with drawable(trained, "human") as env:
+        returns = watch(trained, env, args.seed, args.steps, lambda: None)  # a window is drawn by each step
+        for episode, total in enumerate(islice(returns, args.episodes), 1):
+            print(f"episode {episode}: return {total:.1f}", flush=True)
+    return 0

@@ -1,0 +1,48 @@
+"""How commands are told which trained agent is meant: one way for all of them."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparse_rl.training.trained import Trained
+
+
+def add_agent(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the arguments that name a trained agent.
+
+    :param parser: the parser of a command
+    """
+    parser.add_argument(
+        "agent",
+        nargs="+",
+        metavar="AGENT",
+        help="a run's folder, an agent's folder (with model.safetensors), or an agent of the zoo: ALGO ENV",
+    )
+    parser.add_argument(
+        "--best", action="store_true", help="of a run: the agent that did best in an evaluation, not the last one"
+    )
+    parser.add_argument("--env", metavar="ID", help="another environment than the one in which it was trained")
+    parser.add_argument(
+        "--phase",
+        type=int,
+        metavar="K",
+        help="of a permuted environment: how often its features have changed places (default: as when it was saved)",
+    )
+    parser.add_argument("--trust", action="store_true", help="import the package of an environment 'package:Id'")
+
+
+def open_agent(args: argparse.Namespace) -> "Trained":
+    """
+    Open the agent that a command line names.
+
+    :param args: the parsed command line, with the arguments of :func:`add_agent`
+    :return: the agent
+    :raises ValueError: if there is none, or a file is damaged
+    :raises OSError: if a file cannot be read
+    """
+    from sparse_rl.training.trained import open_trained
+
+    if len(args.agent) > 2:
+        raise ValueError(f"expected one agent: a folder, or ALGO ENV of the zoo, not {' '.join(args.agent)!r}")
+    return open_trained("/".join(args.agent), args.best, args.env, args.phase, args.trust)
