@@ -17,13 +17,14 @@ ROOMS = {  # what each may import of the others; docs/architecture.md says why
     "metrics": {"nn", "topology"},
     "sb3": {"kernels", "nn", "topology"},
     "agents": {"envs", "kernels", "nn", "sb3", "storage", "topology"},
+    "features": {"envs", "metrics", "nn", "sb3", "storage", "topology"},
     "plots": {"agents", "envs", "storage", "training"},
-    "commands": {"agents", "envs", "plots", "sharing", "storage", "training", "tuning"},
     "sharing": {"agents", "envs", "storage", "training"},
     "tuning": {"agents", "storage", "training"},
+    "commands": {"agents", "envs", "features", "plots", "sharing", "storage", "training", "tuning"},
     "training": {"agents", "checkpoints", "envs", "metrics", "nn", "sb3", "storage", "topology"},
 }
-STABLE_BASELINES3 = {"sb3", "agents", "checkpoints", "training"}
+STABLE_BASELINES3 = {"sb3", "agents", "checkpoints", "features", "training"}
 
 
 def imports(file: Path) -> set[str]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparse_rl.topology import benjamini_hochberg, screen
+from sparse_rl.topology import benjamini_hochberg, run_tests, screen
 
 REAL, NOISE, STEPS = 6, 300, 2000
 
@@ -98,3 +98,22 @@ def test_bad_input() -> None:
         screen(before[:79], after[:79], actions[:79], rewards[:79])
     with pytest.raises(ValueError, match=r"level of false discoveries must lie in \(0, 1\), not 1"):
         screen(before, after, actions, rewards, level=1)
+
+
+def test_rewards_that_are_all_equal_say_nothing_and_equal_ones_do_not_count_by_their_order() -> None:
+    before, after, actions, _ = world(0, white(0))
+    assert run_tests(before, after, actions, torch.ones(STEPS)).pays.min() == 1
+    trend = torch.arange(STEPS).float()[:, None]  # of no meaning, but in order
+    after = torch.cat([after, trend], dim=1)
+    coin = (torch.rand(STEPS, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    assert run_tests(torch.cat([before, trend], 1), after, actions, coin).pays[-1] > 0.01
+
+
+def test_a_screening_is_made_of_its_tests() -> None:
+    tests = run_tests(*world(0, white(5)))
+    evidence = screen(*world(0, white(5)))
+    assert torch.equal(tests.p_values, evidence.p_values)
+    found = [bool(p[0] < 1e-6) for p in (tests.responds, tests.pays, tests.predicts)]
+    assert found == [True, False, False]  # feature 0 answers to the action, and is not paid for
+    assert tests.pays[2] < 1e-6 < tests.responds[2]  # the goal
+    assert tests.predicts[3] < 1e-6 < tests.responds[3]  # what drives feature 0

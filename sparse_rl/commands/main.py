@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "train an agent, or continue a run",
     "evaluate": "let a trained agent act, and print its return",
     "plot": "draw learning curves of runs, or animate a run's connections",
+    "features": "find out which of an agent's inputs matter",
     "enjoy": "watch a trained agent in a window",
     "record": "make a video of a trained agent",
     "zoo": "list the trained agents that come with the package",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparse_rl.envs.autoregressive import Autoregressive, time_constants
     from sparse_rl.envs.distractors import DistractorFeatures
     from sparse_rl.envs.distributions import Histograms, NoiseModel, Normal
+    from sparse_rl.envs.names import feature_names
     from sparse_rl.envs.noise import NoiseFeatures
     from sparse_rl.envs.permute import PermuteFeatures, permutation_at
     from sparse_rl.envs.philox import Stream
@@ -31,6 +32,7 @@ __all__ = [
     "Normal",
     "PermuteFeatures",
     "Stream",
+    "feature_names",
     "is_mujoco",
     "make",
     "permutation_at",
@@ -50,6 +52,7 @@ _LAZY = {
     "Normal": "distributions",
     "PermuteFeatures": "permute",
     "Stream": "philox",
+    "feature_names": "names",
     "permutation_at": "permute",
     "time_constants": "autoregressive",
     "total_features": "appended",

@@ -9,7 +9,7 @@ from sparse_rl.topology.distributions import (
     input_layer,
     uniform,
 )
-from sparse_rl.topology.evidence import Evidence, benjamini_hochberg, screen
+from sparse_rl.topology.evidence import Evidence, Tests, benjamini_hochberg, fewest_transitions, run_tests, screen
 from sparse_rl.topology.gradients import WeightGradient, grow_by_gradient
 from sparse_rl.topology.methods import (
     SET,
@@ -37,6 +37,7 @@ __all__ = [
     "RigL",
     "SignedSET",
     "Static",
+    "Tests",
     "Topology",
     "UpdateSchedule",
     "WeightGradient",
@@ -47,10 +48,12 @@ __all__ = [
     "erdos_renyi",
     "erdos_renyi_by_lambda",
     "erk",
+    "fewest_transitions",
     "grow_at_random",
     "grow_by_gradient",
     "input_layer",
     "rewire",
+    "run_tests",
     "sample_distinct",
     "screen",
     "uniform",

@@ -40,6 +40,27 @@ class Evidence:
     p_values: Tensor
 
 
+@dataclass(frozen=True)
+class Tests:
+    """
+    The p-values of each test, float64 of shape ``(features,)``.
+
+    :param responds: of the hypothesis that a feature's next value does not depend on the action
+    :param pays: that the reward does not depend on the feature
+    :param predicts: that it does not help to predict what the first two have found; 1 for what they have found
+    """
+
+    responds: Tensor
+    pays: Tensor
+    predicts: Tensor
+
+    @property
+    def p_values(self) -> Tensor:
+        """Of the hypothesis that a feature does not bear on the task: the smallest of the three, times three."""
+        least = torch.stack([self.responds, self.pays, self.predicts]).min(0).values
+        return (3 * least).clamp(max=1)
+
+
 def screen(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, level: float = 0.01) -> Evidence:
     """
     Test which features bear on a task.
@@ -52,13 +73,29 @@ def screen(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, leve
     :return: the evidence
     :raises ValueError: if there are too few transitions, or the level is out of range
     """
+    p_values = run_tests(before, after, actions, rewards, level).p_values
+    return Evidence(benjamini_hochberg(p_values, level), p_values)
+
+
+def run_tests(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, level: float = 0.01) -> Tests:
+    """
+    Make the three tests of :func:`screen`, which has the same arguments, one by one.
+
+    :param before: observations
+    :param after: the next observations
+    :param actions: actions drawn at random
+    :param rewards: rewards
+    :param level: the expected fraction of false discoveries among the features that the third test is about
+    :return: the p-values
+    :raises ValueError: if there are too few transitions, or the level is out of range
+    """
     n, n_features = before.shape
     if not 0 < level < 1:
         raise ValueError(f"The level of false discoveries must lie in (0, 1), not {level}.")
-    if n < 20 * (actions.shape[1] + 2):
+    if n < fewest_transitions(actions.shape[1]):
         raise ValueError(
             f"{n} transitions are too few to test which features bear on the task: collect at least "
-            f"{20 * (actions.shape[1] + 2)} with random actions (`learning_starts`)."
+            f"{fewest_transitions(actions.shape[1])} with random actions (`learning_starts`)."
         )
     actions = actions.double()
     ranks = _normal_scores(rewards.double())
@@ -74,8 +111,17 @@ def screen(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, leve
         surprise = _surprise(before[:, first].double(), after[:, first].double(), actions)
         predicts = tested(lambda block: _correlation([_standardized(before[:, block].double())], surprise))
         predicts[first] = 1  # what has been found cannot surprise itself
-    p_values = (3 * torch.stack([responds, pays, predicts]).min(0).values).clamp(max=1)
-    return Evidence(benjamini_hochberg(p_values, level), p_values)
+    return Tests(responds, pays, predicts)
+
+
+def fewest_transitions(action_dimensions: int) -> int:
+    """
+    Tell how many transitions the tests need.
+
+    :param action_dimensions: the number of action dimensions
+    :return: the number of transitions
+    """
+    return 20 * (action_dimensions + 2)
 
 
 def benjamini_hochberg(p_values: Tensor, level: float) -> Tensor:
@@ -160,7 +206,8 @@ def _standardized(x: Tensor) -> Tensor:
 
 
 def _normal_scores(x: Tensor) -> Tensor:
-    """Replace numbers by the normal quantiles of their ranks: rewards may have heavy tails."""
-    ranks = x.argsort(stable=True).argsort(stable=True).double()
-    scores: Tensor = torch.special.ndtri((ranks + 0.5) / len(x))
-    return scores
+    """Replace numbers by the normal quantiles of their ranks: rewards may have heavy tails, and many may be equal."""
+    _, place, counts = x.unique(return_inverse=True, return_counts=True)
+    counts = counts.double()
+    scores = torch.special.ndtri((counts.cumsum(0) - counts / 2)[place] / len(x))
+    return _standardized(scores)
