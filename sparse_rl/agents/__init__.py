@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
     from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
     from sparse_rl.agents.sac import SAC
-    from sparse_rl.agents.saved import load_agent, save_agent
+    from sparse_rl.agents.saved import as_trained, load_agent, load_normalization, save_agent
     from sparse_rl.agents.td3 import TD3
 
 __all__ = [
@@ -20,7 +20,9 @@ __all__ = [
     "MultiStepCallback",
     "ObservedReplayBuffer",
     "RedrawnReplayBuffer",
+    "as_trained",
     "load_agent",
+    "load_normalization",
     "safe_load",
     "save_agent",
 ]
@@ -34,7 +36,9 @@ _LAZY = {
     "MultiStepCallback": "replay_callbacks",
     "ObservedReplayBuffer": "replay",
     "RedrawnReplayBuffer": "replay",
+    "as_trained": "saved",
     "load_agent": "saved",
+    "load_normalization": "saved",
     "safe_load": "foreign",
     "save_agent": "saved",
 }

@@ -143,12 +143,33 @@ def _lambdas(key: str, value: Any) -> list[float]:
 _COUNT = Number(1, whole=True)
 _FRACTION = Number(0, 1)
 _MAPPING = _is(dict, "a mapping such as {key: value}")
+_TRUTH = _is(bool, "true or false")
+
+#: The arguments of Stable-Baselines3's ``VecNormalize``.
+NORMALIZE: Mapping[str, Check] = {
+    "norm_obs": _TRUTH,
+    "norm_reward": _TRUTH,
+    "clip_obs": Number(0, above=True),
+    "clip_reward": Number(0, above=True),
+    "gamma": _FRACTION,
+    "epsilon": Number(0, above=True),
+}
+
+
+def _normalize(key: str, value: Any) -> dict[str, Any] | None:
+    if isinstance(value, bool):
+        return {} if value else None
+    if not isinstance(value, dict):
+        raise InputError(f"{key} must be true, false or a mapping such as {{norm_reward: false}}, not {value!r}.")
+    return _settings(key, value, NORMALIZE)
+
 
 # What decides a run but is no argument of the learner: rl-baselines3-zoo's keys, then this project's.
 RUN_KEYS: Mapping[str, Check] = {
     "n_timesteps": _COUNT,
     "n_envs": _COUNT,
     "policy": Choice(("MlpPolicy",)),
+    "normalize": _normalize,
     "noise_type": Choice(("normal", "ornstein-uhlenbeck")),
     "noise_std": Number(0),
     "eval_freq": Number(-1, whole=True),

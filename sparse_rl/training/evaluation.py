@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sparse_rl.agents import load_agent
+from sparse_rl.agents import as_trained, load_agent
 from sparse_rl.agents.build import learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.filling import fill
@@ -56,6 +56,7 @@ def evaluate(
     try:
         if agent_folder(file).exists():
             model = load_agent(agent_folder(file))
+            env = as_trained(env, agent_folder(file))
             model.set_env(env)  # refuses an environment with other spaces
         else:
             model = _from_zip(file, config, env, seed)
