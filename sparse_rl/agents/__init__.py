@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparse_rl.agents.classes import register
     from sparse_rl.agents.dynamic_replay import DynamicReplayBuffer
     from sparse_rl.agents.foreign import safe_load
     from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
@@ -23,6 +24,7 @@ __all__ = [
     "as_trained",
     "load_agent",
     "load_normalization",
+    "register",
     "safe_load",
     "save_agent",
 ]
@@ -39,6 +41,7 @@ _LAZY = {
     "as_trained": "saved",
     "load_agent": "saved",
     "load_normalization": "saved",
+    "register": "classes",
     "safe_load": "foreign",
     "save_agent": "saved",
 }

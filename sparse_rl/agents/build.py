@@ -16,6 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents.checks import MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
+from sparse_rl.agents.classes import settings_of
 from sparse_rl.agents.dynamic_replay import (
     DynamicObservedReplayBuffer,
     DynamicRedrawnReplayBuffer,
@@ -26,7 +27,7 @@ from sparse_rl.agents.learners import dense_policy, learner_class
 from sparse_rl.agents.memory import Footprint, nbytes
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
 from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
-from sparse_rl.names import unknown
+from sparse_rl.names import find, is_own, unknown
 from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import sparse_policy
 from sparse_rl.sb3.steps import minibatches
@@ -69,7 +70,20 @@ def make_method(description: Mapping[str, Any]) -> Method:
     :raises ValueError: if its settings do not fit together
     """
     settings = {key: value for key, value in description.items() if key != "name"}
-    return _METHODS[description["name"]](**settings)
+    name = description["name"]
+    return _own_method(name, settings) if is_own(name) else _METHODS[name](**settings)
+
+
+def _own_method(name: str, settings: Mapping[str, Any]) -> Method:
+    """Make a method of the user's own, if it is one."""
+    try:
+        method: Method = find("method", name)(**settings)
+    except TypeError as error:  # a setting without a default is missing, or it is no class
+        raise InputError(f"The method {name!r} cannot be made: {error}.") from error
+    for part in ("needs_gradient", "updates_between", "check", "propose"):
+        if not hasattr(method, part):
+            raise InputError(f"{name!r} is not a method of sparse training: it has no {part!r}. See docs/extending.md.")
+    return method
 
 
 def in_gradient_steps(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,8 +279,7 @@ def _sparse_kwargs(learner: str, hyperparameters: Mapping[str, Any]) -> dict[str
 
 def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
     """Check the names, and let YAML name classes: ``activation_fn: Tanh``, ``optimizer_class: AdamW``."""
-    parameters = inspect.signature(dense_policy(learner)).parameters
-    known = set(parameters) - {"self", "observation_space", "action_space", "lr_schedule"}
+    known = settings_of(dense_policy(learner))
     result = dict(given)
     for key in given:
         if key in SPARSE_KEYS:

@@ -1,10 +1,11 @@
 """What the values of a recipe may be. Every message is a sentence for the person who wrote the recipe."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_rl.names import unknown
+from sparse_rl.names import find, is_own, unknown
 
 
 class InputError(ValueError):
@@ -306,7 +307,16 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
     :return: the same, with whole numbers as ``int``
     :raises InputError: if the name or a setting is not known, or a value is not allowed
     """
-    return _check_named("method", method, METHODS)
+    name = method.get("name")
+    known = {name: _own_settings(name)} if isinstance(name, str) and is_own(name) else METHODS
+    return _check_named("method", method, known)
+
+
+def _own_settings(name: str) -> Mapping[str, Check]:
+    """List the settings of a method of the user's own: the arguments of its class, by name or by type of default."""
+    known = {**_REPLACING, **_RESIZING}
+    parameters = inspect.signature(find("method", name)).parameters
+    return {key: known.get(key) or _by_type(p.default) for key, p in parameters.items()}
 
 
 def check_optimizer(optimizer: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -332,7 +342,7 @@ def _check_named(kind: str, given: Mapping[str, Any], known: Mapping[str, Mappin
                 raise InputError(f"The {kind} {name!r} has no settings, so {key!r} cannot be set.")
             raise InputError(unknown(f"setting of the {kind} {name!r}", key, checks))
         result[key] = checks[key](key, value)
-    if "end" in checks and "end" not in result:
+    if "end" in checks and "end" not in result and not is_own(name):
         raise InputError(f"The method {name!r} needs the setting 'end': when its change is complete.")
     return result
 

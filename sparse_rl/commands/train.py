@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
+from sparse_rl.commands.main import look_around
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.names import is_own
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.run_folder import CHECKPOINTS, RunFolder
@@ -218,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words of the command line; those of this process if ``None``
     :return: the exit code: 0; 2 for bad input; 130 or 143 if ended by SIGINT or SIGTERM
     """
+    look_around()
     words = sys.argv[1:] if arguments is None else list(arguments)
     return run(make_parser().parse_args(words), words, "python train.py")
 
@@ -400,7 +403,8 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, prog
     print(f"\nWhere everything is:    {run}")
     print(f"What it looks at:       {run}/connectivity.png")
     print(f"To see the curves:      tensorboard --logdir {shlex.quote(str(tensorboard))}")
-    print(f"To evaluate the agent:  sparse-rl evaluate {run}")
+    trust = " --trust" if ":" in experiment.plan.env or is_own(learner_of(experiment.plan.algo)) else ""
+    print(f"To evaluate the agent:  sparse-rl evaluate {run}{trust}")
     if folder.checkpoints.exists():
         newest = experiment.resume.newest
         where = "from its beginning" if newest is None else f"from step {newest:,}"

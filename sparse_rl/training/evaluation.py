@@ -20,7 +20,9 @@ from sparse_rl.agents.build import learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.filling import fill
 from sparse_rl.agents.foreign import read_zip
+from sparse_rl.agents.learners import learner_class
 from sparse_rl.agents.recipe import check_algorithm, learner_of
+from sparse_rl.names import is_own
 from sparse_rl.training.existing import read_config, read_yaml
 from sparse_rl.training.run_folder import agent_folder, file_name
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
@@ -44,13 +46,16 @@ def evaluate(
     :raises OSError: if a file cannot be read
     """
     config = read_config(folder)
-    environment = str(config.get("env"))
-    package = environment.rpartition(":")[0]
-    if package and package not in sys.modules and not trust:
-        raise InputError(
-            f"The environment {environment!r} of {str(folder)!r} imports the package {package!r}, which can run any "
-            "code: add --trust if you know it."
-        )
+    environment, learner = str(config.get("env")), learner_of(str(config.get("algo")))
+    for kind, name in (("environment", environment), ("learner", learner)):
+        package = name.rpartition(":")[0]
+        if package and package not in sys.modules and not trust:
+            raise InputError(
+                f"The {kind} {name!r} of {str(folder)!r} imports the package {package!r}, which can run any code: add "
+                "--trust if you know it."
+            )
+    if is_own(learner):
+        learner_class(learner)  # a description of its agents can name it from now on
     file = folder / ("best_model.zip" if best else f"{file_name(environment)}.zip")
     env = make_vec_env(environment, 1, seed, env_kwargs=config.get("env_kwargs"))
     try:
