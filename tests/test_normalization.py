@@ -65,8 +65,8 @@ def test_a_run_that_is_continued_goes_on_with_its_statistics(trained: Path, tmp_
 
 def test_rollouts_too_with_several_copies(tmp_path: Path) -> None:
     words = (
-        "--algo static-ppo --env CartPole-v1-noise50 --n-envs 2 --seed 1 -n 128 --log-interval 1 --eval-freq 64 --eval-episodes 1 "
-        "-params normalize.clip_obs:5 n_steps:16 batch_size:16 n_epochs:2 policy_kwargs.net_arch:[8]"
+        "--algo static-ppo --env CartPole-v1-noise50 --n-envs 2 --seed 1 -n 128 --log-interval 1 --eval-freq 64 "
+        "--eval-episodes 1 -params normalize.clip_obs:5 n_steps:16 batch_size:16 n_epochs:2 policy_kwargs.net_arch:[8]"
     )
     assert_same_run(run(words, tmp_path / "whole"), run_in_parts(words, tmp_path / "parts", (70,)))
 

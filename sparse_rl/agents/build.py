@@ -1,6 +1,5 @@
 """From a recipe to a learner: the one place where hyperparameters meet Stable-Baselines3."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents.checks import MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
-from sparse_rl.agents.classes import settings_of
+from sparse_rl.agents.classes import parameters_of, settings_of
 from sparse_rl.agents.dynamic_replay import (
     DynamicObservedReplayBuffer,
     DynamicRedrawnReplayBuffer,
@@ -57,7 +56,7 @@ def learner_defaults(learner: str) -> dict[str, Any]:
     :return: their names and Stable-Baselines3's defaults
     :raises InputError: if there is no such learner, or it is in a package that is not installed
     """
-    parameters = inspect.signature(learner_class(learner)).parameters
+    parameters = parameters_of(learner_class(learner))
     return {name: p.default for name, p in parameters.items() if name not in _NOT_IN_RECIPES}
 
 
@@ -156,7 +155,7 @@ def make_model(
         policy = sparse_policy(policy)
         arguments["policy_kwargs"] |= _sparse_kwargs(learner, hyperparameters)
     if "noise_type" in hyperparameters:
-        if "action_noise" not in inspect.signature(algorithm).parameters:
+        if "action_noise" not in parameters_of(algorithm):
             raise InputError(f"{learner} explores without noise on its actions: leave out 'noise_type'.")
         arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
     if issubclass(algorithm, OffPolicyAlgorithm):

@@ -315,7 +315,10 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
 def _own_settings(name: str) -> Mapping[str, Check]:
     """List the settings of a method of the user's own: the arguments of its class, by name or by type of default."""
     known = {**_REPLACING, **_RESIZING}
-    parameters = inspect.signature(find("method", name)).parameters
+    try:
+        parameters = inspect.signature(find("method", name)).parameters
+    except TypeError as error:
+        raise InputError(f"The method {name!r} cannot be made: {error}.") from error
     return {key: known.get(key) or _by_type(p.default) for key, p in parameters.items()}
 
 

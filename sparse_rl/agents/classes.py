@@ -70,6 +70,24 @@ def _known() -> Mapping[str, type[BaseAlgorithm]]:
     return {**ours, **stock, **{f"sb3_contrib.{name}": getattr(contrib, name) for name in _CONTRIB if contrib}}
 
 
+def parameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
+    """
+    List the arguments of an algorithm's constructor, those included that ``**kwargs`` hands on to the class above.
+
+    :param algorithm: the class
+    :return: the parameters by name
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for c in algorithm.__mro__:
+        if "__init__" in vars(c):
+            own = inspect.signature(vars(c)["__init__"]).parameters
+            named = {name: p for name, p in own.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            found = {**named, **found}
+            if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
+                break
+    return found
+
+
 def policies(algorithm: type[BaseAlgorithm]) -> dict[str, type[BasePolicy]]:
     """
     List the policies of an algorithm.

@@ -100,6 +100,8 @@ def check_algorithm(algorithm: str) -> None:
     if learner in learners() and method:  # only these methods come near, not everything that ends alike
         known = [name.removesuffix(f"-{learner}") for name in algorithms() if name.endswith(f"-{learner}")]
         raise InputError(f"Unknown algorithm {algorithm!r}. {unknown('method', method, known)}")
+    if is_own(method):
+        raise InputError(unknown("learner", learner, learners()))
     message = unknown("algorithm", algorithm, algorithms())
     if "Did you mean" not in message:
         message = (
