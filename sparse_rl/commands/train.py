@@ -90,12 +90,13 @@ def _add_basics(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--algo", default="anf-sac", metavar="NAME",
         help=f"a learner, dense: {', '.join(learners())}; or METHOD-LEARNER, sparse, with one of the methods "
-        f"{', '.join(methods())}; or {', '.join(special)}; for METHOD or "
-        "LEARNER also a class of your own, module:Class (%(default)s)",
+        f"{', '.join(methods())}; or {', '.join(special)}; METHOD or LEARNER may be a class of "
+        "your own, module:Class (%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--env", default="HalfCheetah-noise98", metavar="ID",
-        help="any Gymnasium id that shows vectors, as module:Id if a module registers it; -noise98 makes 98 %% of the features noise (%(default)s)",
+        help="any Gymnasium id that shows vectors, module:Id if a module registers it; -noise98 makes 98 %% of the "
+        "features noise (%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "-n", "--n-timesteps", "--total-timesteps", type=_whole, metavar="N", help="environment steps (from the recipe)"
