@@ -1,8 +1,12 @@
 """The user's own methods, layers, learners and environments: the examples do what docs/extending.md says."""
 
 import json
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch as th
 import yaml
@@ -101,6 +105,77 @@ def test_what_is_not_there_or_is_something_else(
     assert main([*f"--algo {algo} -f {tmp_path} {SHORT.replace('--update-interval 10 ', '')}{more}".split()]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+# --- An environment ---
+
+MODULE = """
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+class Still(gym.Env):
+    def __init__(self, space=None):
+        self.observation_space = space or Box(-1, 1, (2,))
+        self.action_space = Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+def register(name, space=None):
+    gym.register(name, entry_point=Still, max_episode_steps=20, kwargs={"space": space})
+
+register("Still-v0")
+register("Words-v0", Dict({"a": Box(-1, 1, (2,))}))
+register("Picture-v0", Box(0, 255, (36, 36, 3), np.uint8))
+"""
+
+
+@pytest.fixture
+def _a_module_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "a_module_here.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    known = {*gym.registry}
+    yield
+    sys.modules.pop("a_module_here", None)
+    for name in {*gym.registry} - known:
+        del gym.registry[name]
+
+
+@pytest.mark.usefixtures("_a_module_in_the_current_folder")
+def test_an_environment_of_ones_own_from_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        "--algo anf-ppo --env a_module_here:Still-v0-noise90 -n 40 --eval-episodes 1 "
+    words += "-params n_steps:20 batch_size:20"
+    )
+    assert main(words.split()) == 0
+    (command,) = re.findall(r"To evaluate the agent:  sparse-rl (.*)", capsys.readouterr().out)
+    assert command.endswith("--trust")
+    assert sparse_rl_main([*command.split(), "-n", "1"]) == 0
+
+
+@pytest.mark.usefixtures("_a_module_in_the_current_folder")
+@pytest.mark.parametrize(
+    ("name", "messages"),
+    [
+        ("Words-v0", ("of kind Dict", "FlattenObservation")),
+        ("Picture-v0", ("shape (36, 36, 3)", "no sparse convolutions", "FlattenObservation")),
+        ("Stil-v0", ("Did you mean 'Still-v0'",)),
+    ],
+)
+def test_what_an_environment_shows(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, messages: tuple[str, ...]
+) -> None:
+    assert main(["--env", f"a_module_here:{name}", "-f", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    for message in messages:
+        assert message in error
+    assert not (tmp_path / "runs").exists()
 
 
 # --- A layer ---

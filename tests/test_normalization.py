@@ -95,7 +95,11 @@ def test_an_agent_carries_its_statistics(tmp_path: Path) -> None:
     shown.seed(5)
     env.seed(5)
     env.training = False
-    assert np.array_equal(shown.reset(), env.reset())
+    seen = shown.reset()
+    assert np.array_equal(seen, env.reset())
+    statistics = load_normalization(tmp_path)
+    assert statistics is not None
+    assert np.array_equal(statistics.show(shown.get_original_obs()), seen)
 
     again = load_agent(tmp_path, sparse_rl.envs.make("Pendulum-v1-noise50"))
     learning = again.get_vec_normalize_env()

@@ -91,6 +91,20 @@ class Normalization:
         self.put_into(normalized)
         return normalized
 
+    def show(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """
+        Show observations as the agent sees them, where there is no vectorised environment: on a robot, say.
+
+        :param observations: what the environment gives, of shape ``(features,)`` or ``(batch, features)``
+        :return: of the same shape
+        """
+        if not self.settings["norm_obs"]:
+            return np.asarray(observations, np.float32)
+        deviations = np.sqrt(self.statistics["obs_var"] + self.settings["epsilon"])
+        clip = self.settings["clip_obs"]
+        shown = np.clip((observations - self.statistics["obs_mean"]) / deviations, -clip, clip)
+        return shown.astype(np.float32)
+
     def tensors(self) -> dict[str, th.Tensor]:
         """Give the statistics by the names that they have in an agent's file."""
         return {f"{PREFIX}{name}": th.from_numpy(array.copy()) for name, array in self.statistics.items()}
