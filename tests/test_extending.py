@@ -149,10 +149,8 @@ def _a_module_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("_a_module_in_the_current_folder")
 def test_an_environment_of_ones_own_from_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    words = (
-        "--algo anf-ppo --env a_module_here:Still-v0-noise90 -n 40 --eval-episodes 1 "
-    words += "-params n_steps:20 batch_size:20"
-    )
+    words = "--algo anf-ppo --env a_module_here:Still-v0-noise90 -n 40 --eval-episodes 1"
+    words += " -params n_steps:20 batch_size:20"
     assert main(words.split()) == 0
     (command,) = re.findall(r"To evaluate the agent:  sparse-rl (.*)", capsys.readouterr().out)
     assert command.endswith("--trust")
