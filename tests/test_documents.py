@@ -46,7 +46,7 @@ def run_python(document: str, names: dict[str, Any]) -> None:
             exec(compile(code, document, "exec"), names)
 
 
-@pytest.mark.filterwarnings("ignore:You are trying to run PPO on the GPU")
+@pytest.mark.slow
 def test_the_tutorial(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
     for kind, code in blocks("tutorial.md"):
@@ -69,6 +69,7 @@ def test_extending(capsys: pytest.CaptureFixture[str]) -> None:
     del _registered["examples.own_learner:ClippedSAC"]
 
 
+@pytest.mark.slow
 def test_what_extending_types_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     """Without their million steps."""
     lines = [line for kind, code in blocks("extending.md") if kind == "sh" for line in code.splitlines()]
@@ -80,6 +81,7 @@ def test_what_extending_types_is_a_command(capsys: pytest.CaptureFixture[str]) -
         run_line(f"{line} learning_starts:20 policy_kwargs.net_arch:[16] -n 40 --eval-episodes 1")
 
 
+@pytest.mark.slow
 def test_your_own_environment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from examples.own_environment import Reach
 
