@@ -61,6 +61,7 @@ def test_the_tutorial(capsys: pytest.CaptureFixture[str]) -> None:
     assert "active=2048" in printed
 
 
+@pytest.mark.slow
 def test_extending(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
     run_python("extending.md", names)

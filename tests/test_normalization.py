@@ -63,6 +63,7 @@ def test_a_run_that_is_continued_goes_on_with_its_statistics(trained: Path, tmp_
         assert ours.statistics["obs_count"] == pytest.approx(151, abs=0.01)
 
 
+@pytest.mark.slow
 def test_rollouts_too_with_several_copies(tmp_path: Path) -> None:
     words = (
         "--algo static-ppo --env CartPole-v1-noise50 --n-envs 2 --seed 1 -n 128 --log-interval 1 --eval-freq 64 "
