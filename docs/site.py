@@ -7,7 +7,6 @@ names the file instead.
 
 import posixpath
 import re
-import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +23,7 @@ _DOCTEST = re.compile(r"^(>>> .*(?:\n.+)*)\n?", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside of docs/, and the pictures of benchmarks/ that pages show."""
+    """Add the pages that lie outside of docs/."""
     for source, page in PAGES.items():
         content = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=content))
@@ -32,7 +31,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links lead to pages; name what is none."""
+    """Let links lead to pages, and take pictures from elsewhere along; name what is neither."""
     origin = next((source for source, made in PAGES.items() if made == page.file.src_uri), None)
     here = "" if origin else posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
@@ -47,23 +46,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             inside = path.removeprefix("docs/")
         elif picture:
             inside = f"files/{path}"
-            _add(config, files, path, inside)
+            if files.get_file_from_path(inside) is None:
+                files.append(File.generated(config, inside, abs_src_path=str(ROOT / path)))
         else:
             return f"{text} (`{path}`)" if PurePosixPath(path).name not in text else f"`{path}`"
         start = posixpath.dirname(page.file.src_uri) or "."
         return f"{picture}[{text}]({posixpath.relpath(inside, start)}{anchor or ''})"
 
     return _LINK.sub(replace, markdown)
-
-
-def _add(config: MkDocsConfig, files: Files, path: str, inside: str) -> None:
-    """Take a picture from elsewhere in the project along."""
-    if files.get_file_from_path(inside) is None:
-        file = File.generated(config, inside, abs_src_path=str(ROOT / path))
-        files.append(file)
-        target = Path(config.site_dir, inside)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, target)
 
 
 class Roles(griffe.Extension):

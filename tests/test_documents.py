@@ -119,6 +119,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         assert tmp_path / "site" / name in pages
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        assert ":param" not in text, page
+        if page.parent.name == "api":
+            assert not re.search(r":param|:class:|:func:|:return:", text), page
         for picture in re.findall(r'<img[^>]* src="([^":]+)"', text):
             assert (page.parent / picture).exists(), (page, picture)
