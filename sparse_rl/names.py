@@ -1,8 +1,9 @@
-"""Names: every look-up by name answers a typo in the same way, and ``module:Name`` is found in the user's own code."""
+"""Names: typos and missing packages are answered in one way, and ``module:Name`` is found in the user's own code."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 MOST_NAMES = 30  # in one message
@@ -54,3 +55,18 @@ def find(kind: str, name: str) -> Any:
     if not hasattr(found, attribute):
         raise ValueError(unknown(f"{kind} in the module {module!r}", attribute, vars(found)))
     return getattr(found, attribute)
+
+
+def require(module: str, package: str, extra: str) -> None:
+    """
+    Check that an optional package is installed, without importing it.
+
+    :param module: the name by which it is imported
+    :param package: its name, for people
+    :param extra: the extra of this project that installs it
+    :raises ValueError: if it is not; the message says what to type
+    """
+    if find_spec(module) is None:
+        raise ValueError(
+            f"This needs {package}, which is not installed: pip install -c constraints.txt -e '.[{extra}]'"
+        )

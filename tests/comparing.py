@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch as th
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 
 from sparse_rl.commands.train import main
 from sparse_rl.training.guard import GuardCallback
@@ -91,6 +93,13 @@ def curves_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+def layouts_of(folder: Path) -> int:
+    """Count how often TensorBoard's files lay out the page of custom scalars."""
+    loaders = [EventFileLoader(str(file)) for file in folder.glob("events.out.tfevents.*")]
+    values = [value for loader in loaders for event in loader.Load() for value in event.summary.value]
+    return sum(value.tag == CONFIG_SUMMARY_TAG for value in values)
+
+
 def assert_same_run(a: Path, b: Path) -> None:
     """Compare two runs, times aside, to the bit."""
     agents = sorted(file.name for file in a.glob("*.zip"))
@@ -103,6 +112,9 @@ def assert_same_run(a: Path, b: Path) -> None:
     with np.load(a / "evaluations.npz") as first, np.load(b / "evaluations.npz") as second:
         assert {key: first[key].tolist() for key in first} == {key: second[key].tolist() for key in second}
     assert (a / "connectivity.csv").read_text() == (b / "connectivity.csv").read_text()
+    with np.load(a / "connectivity.npz") as first, np.load(b / "connectivity.npz") as second:
+        assert {key: first[key].tolist() for key in first} == {key: second[key].tolist() for key in second}
+    assert layouts_of(a) == layouts_of(b) == 1
     curves = curves_of(a)
     assert curves == curves_of(b)
     for points in curves.values():

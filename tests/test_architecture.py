@@ -17,7 +17,10 @@ ROOMS = {  # what each may import of the others; docs/architecture.md says why
     "metrics": {"nn", "topology"},
     "sb3": {"kernels", "nn", "topology"},
     "agents": {"envs", "kernels", "nn", "sb3", "storage", "topology"},
-    "commands": {"agents", "envs", "storage", "training"},
+    "plots": {"agents", "envs", "storage", "training"},
+    "commands": {"agents", "envs", "plots", "sharing", "storage", "training", "tuning"},
+    "sharing": {"agents", "envs", "storage", "training"},
+    "tuning": {"agents", "storage", "training"},
     "training": {"agents", "checkpoints", "envs", "metrics", "nn", "sb3", "storage", "topology"},
 }
 STABLE_BASELINES3 = {"sb3", "agents", "checkpoints", "training"}

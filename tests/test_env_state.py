@@ -150,6 +150,45 @@ def test_around_an_obstacle_all_else_is_kept() -> None:
     assert other.unwrapped.np_random.random() == env.unwrapped.np_random.random()
 
 
+def test_disjoint_parts_of_an_array_are_plain() -> None:
+    whole = np.arange(6.0)
+    state = state_of(Odd(first=whole[::2], second=whole[1::2]))
+    assert state["obstacles"] == []
+    assert state["layers"][0]["values"]["second"].tolist() == [1, 3, 5]
+
+
+def test_time_grows_as_the_number_of_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each array is compared with those that could share its memory, not with all others."""
+    comparisons = []
+    shares_memory = np.shares_memory
+    monkeypatch.setattr(np, "shares_memory", lambda *arrays: comparisons.append(1) or shares_memory(*arrays))
+    assert state_of(Odd(particles=[np.zeros(3) for _ in range(2000)]))["obstacles"] == []
+    assert not comparisons
+
+
+class Slotted(Odd):
+    __slots__ = ("__secret", "position")
+
+    def __init__(self, position: list[float] | None = None, secret: int = 0) -> None:
+        super().__init__()
+        self.__secret = secret
+        if position is not None:
+            self.position = position
+
+    @property
+    def secret(self) -> int:
+        return self.__secret
+
+
+def test_attributes_in_slots() -> None:
+    other = Slotted(secret=2)
+    restore(other, state_of(Slotted([1.0, 2.0], secret=1)))
+    assert (other.position, other.secret) == ([1.0, 2.0], 1)
+    restore(other, state_of(Slotted(secret=3)))
+    assert not hasattr(other, "position")
+    assert state_of(Slotted([object()]))["obstacles"] == ["Slotted.position (a object)"]
+
+
 def test_attributes_come_and_go() -> None:
     env, other = Odd(a=1, b={1: (2, [3.0])}), Odd(a=2, c=3)
     restore(other, state_of(env))

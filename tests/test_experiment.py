@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from _experiment.curves import Agent, Curve, panels
+from _experiment.curves import panels
 from _experiment.grid import read_grid
-from _experiment.intervals import interval, iqm
 from _experiment.launch import Job, on_ray, on_this_machine
 from _experiment.results import COLUMNS, FILE, Row, read_results, replacing, write_results
 from _experiment.runner import lock
@@ -26,6 +25,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sparse_rl.agents.checks import InputError
+from sparse_rl.plots.curves import Agent, Curve
+from sparse_rl.plots.intervals import interval, iqm
 
 ROOT = Path(__file__).parents[1]
 ENV = "InvertedPendulum-noise50"

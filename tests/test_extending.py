@@ -213,7 +213,7 @@ def test_a_layer_of_ones_own_is_not_passed_over_by_the_fast_learner() -> None:
 @pytest.mark.slow
 def test_a_layer_of_ones_own_in_a_run(tmp_path: Path) -> None:
     folder = run(f"--algo anf-examples.own_layer:GainSAC {SHORT}", tmp_path)
-    model = load_agent(folder / "best_model")
+    model = load_agent(folder / "best_model.agent")
     assert "actor.latent_pi.0.gain" in model.policy.state_dict()
 
 
@@ -223,10 +223,10 @@ def test_a_layer_of_ones_own_in_a_run(tmp_path: Path) -> None:
 def test_a_learner_of_ones_own_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(f"--algo anf-examples.own_learner:ClippedSAC {SHORT} max_grad_norm:0.25", tmp_path)
     assert config_of(folder)["hyperparameters"]["max_grad_norm"] == 0.25
-    assert json.loads((folder / "best_model" / "config.json").read_text())["algorithm"] == (
+    assert json.loads((folder / "best_model.agent" / "config.json").read_text())["algorithm"] == (
         "examples.own_learner:ClippedSAC"
     )
-    model = load_agent(folder / "best_model")
+    model = load_agent(folder / "best_model.agent")
     assert model.max_grad_norm == 0.25  # type: ignore[attr-defined]
     assert sparse_rl_main(["evaluate", str(folder), "-n", "1"]) == 0  # its module is imported already
     assert "return" in capsys.readouterr().out

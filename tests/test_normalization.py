@@ -53,7 +53,7 @@ def test_batches_are_normalized_as_stable_baselines3_does_to_the_bit() -> None:
 def test_a_run_that_is_continued_goes_on_with_its_statistics(trained: Path, tmp_path: Path) -> None:
     parts = run_in_parts(OFF_POLICY, tmp_path, (97,))
     assert_same_run(trained, parts)
-    for agent in ("best_model", "Reacher-noise80"):
+    for agent in ("best_model.agent", "Reacher-noise80.agent"):
         ours, theirs = (load_normalization(folder / agent) for folder in (trained, parts))
         assert ours is not None
         assert theirs is not None
@@ -153,7 +153,7 @@ def test_settings_of_a_stranger_too(tmp_path: Path) -> None:
 def test_another_environments_observations_are_refused(trained: Path) -> None:
     env = DummyVecEnv([lambda: sparse_rl.envs.make("Pendulum-v1")])
     with pytest.raises(StorageError, match="shape"):
-        as_trained(env, trained / "best_model")
+        as_trained(env, trained / "best_model.agent")
 
 
 @pytest.mark.parametrize(

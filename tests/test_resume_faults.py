@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from comparing import assert_same_run, interrupt, only_run, run
+from comparing import assert_same_run, curves_of, interrupt, only_run, run
+from stable_baselines3.common.buffers import ReplayBuffer
 
 import sparse_rl.checkpoints.folder
+from sparse_rl.checkpoints import ReplayLog
 from sparse_rl.commands.train import main
 from sparse_rl.storage import locked, save_tensors
 from sparse_rl.training.guard import EXPLODED, GuardCallback
@@ -75,6 +78,20 @@ def test_a_finished_run_leaves_no_checkpoints(whole: Path, capsys: pytest.Captur
     assert resume(whole) == 2
     assert "is finished: it has taken all of its 220 steps" in capsys.readouterr().err
     assert content(whole) == before
+
+
+def test_what_a_finished_run_left_is_removed_unless_its_process_is_at_it(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    (folder / "checkpoints").mkdir()
+    (folder / ".partial").mkdir()
+    with locked(folder / "checkpoints" / "lock"):
+        assert resume(folder) == 2
+        assert (folder / "checkpoints").exists()
+        assert (folder / ".partial").exists()
+    assert resume(folder) == 2
+    assert content(folder) == content(whole)
+    assert not (folder / "checkpoints").exists()
+    assert not (folder / ".partial").exists()
 
 
 # Damage
@@ -139,6 +156,33 @@ def test_a_log_that_somebody_has_cut(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert resume(folder) == 2
     assert "is shorter than when the checkpoint was taken" in capsys.readouterr().err
     assert (folder / "Reacher-noise80.zip").read_bytes() == agent
+
+
+# Copies
+
+
+def test_a_copy_has_curves_of_its_own(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a folder for TensorBoard elsewhere, which a copied run would share with the original."""
+    folder = stopped(tmp_path / "runs", words=WORDS.replace("-params", f"-tb {tmp_path / 'curves'} -params"))
+    copy = Path(shutil.copytree(folder, folder.with_name("copy")))
+    originals = tmp_path / "curves" / "anf-sac" / "Reacher-noise80" / "1"
+    before = {file.name: file.read_bytes() for file in originals.glob("events.*")}
+    capsys.readouterr()
+    assert resume(copy) == 0
+    said = capsys.readouterr().out
+    assert f"Note: the curves in {str(originals)!r} belong to the run that this is a copy of." in said
+    assert f"tensorboard --logdir {originals.with_name('1-2')}\n" in said
+    assert {file.name: file.read_bytes() for file in originals.glob("events.*")} == before
+    assert resume(folder) == 0
+    assert "Note: " not in capsys.readouterr().out
+    assert curves_of(originals) == curves_of(originals.with_name("1-2")) == curves_of(whole)
+
+
+def test_a_run_that_was_moved_keeps_its_curves(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "runs", 70, WORDS.replace("-params", f"-tb {tmp_path / 'curves'} -params"))
+    moved = folder.rename(tmp_path / "moved")
+    assert resume(moved) == 0
+    assert [each.name for each in (tmp_path / "curves" / "anf-sac" / "Reacher-noise80").iterdir()] == ["1"]
 
 
 # Another process, another configuration, other versions
@@ -311,6 +355,55 @@ def test_a_state_that_cannot_be_kept(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert said.count("this environment's state cannot be kept, because of Fragile.device (a Device)") == 1
     assert resume(folder) == 0
     assert yaml.safe_load((folder / "summary.yml").read_text())["steps"] == 200
+
+
+def test_an_episode_stays_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark on the last transition was set after it had been written, and has to outlive the next stop too."""
+    folder = stopped(tmp_path, 100, FRAGILE.format("--env-kwargs has_device:true"))
+    for step in (110, 120):
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt(patch, step)
+            assert resume(folder) == 128 + signal.SIGTERM
+    buffers = []
+    original = ReplayLog.restore
+    monkeypatch.setattr(
+        ReplayLog, "restore", lambda self, state: original(self, state) or buffers.append(self.buffer.timeouts.copy())
+    )
+    assert resume(folder) == 0
+    assert np.flatnonzero(buffers[0]).tolist() == [29, 59, 89, 99, 109]
+
+
+def test_an_episode_that_had_ended_is_not_cut_off(tmp_path: Path) -> None:
+    """A failure would become a time limit, beyond which there are returns."""
+    space, one = gym.spaces.Box(-1, 1, (1,)), np.ones((1, 1))
+    buffer = ReplayBuffer(4, space, space, "cpu")
+    for is_done in (True, False):
+        buffer.add(one, one, one, np.ones(1), np.array([is_done]), [{}])
+    log = ReplayLog(tmp_path, buffer)
+    for row in (0, 1, 1):
+        log.cut_off(row, 0)
+    assert buffer.dones[:2].tolist() == [[1], [1]]
+    assert buffer.timeouts[:2].tolist() == [[0], [1]]
+    assert log.cuts == [(1, 0)]
+
+
+def test_segments_that_a_killed_process_left_are_deleted(whole: Path, tmp_path: Path) -> None:
+    folder = stopped(tmp_path)
+    replay = folder / "checkpoints" / "replay"
+    shutil.copy(replay / "rows_0000000080_0000000120.safetensors", replay / "rows_0000000100_0000000130.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 141)
+        assert resume(folder) == 128 + signal.SIGTERM
+    assert not (replay / "rows_0000000100_0000000130.safetensors").exists()
+    assert resume(folder) == 0
+    assert_same_run(whole, folder)
+
+
+def test_a_signal_is_answered_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stopped(tmp_path, 30)
+    said = capfd.readouterr().err
+    assert said.count("Ending after this step") == 1
+    assert "A second signal (Ctrl-C) ends the process at once." in said
 
 
 def test_an_environment_that_fails_can_be_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

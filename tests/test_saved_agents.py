@@ -134,6 +134,32 @@ def test_what_cannot_be_described(
     assert not (tmp_path / "agent" / CONFIG).exists()
 
 
+def test_paths_that_lead_to_no_agent(tmp_path: Path) -> None:
+    model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs=dict(SMALL))
+    save_agent(model, tmp_path / "best_model.agent")
+    model.save(tmp_path / "best_model.zip")
+    assert type(safe_load(tmp_path / "best_model")) is sb3.SAC  # as SAC.load() understands it
+    agent = repr(str(tmp_path / "best_model.agent"))
+    expected = r": expected a folder with model\.safetensors and config\.json"
+    for path, message in (
+        (tmp_path / "best_model", f"which does not exist{expected}.* Beside it there are {agent}"),
+        (tmp_path / "elsewhere" / "agent", f"which does not exist{expected}"),
+        (tmp_path / "best_model.zip", f"which is a file{expected}.* is read by safe_load"),
+        (tmp_path, rf"which lacks model\.safetensors and config\.json{expected}.* In it there are {agent}"),
+    ):
+        with pytest.raises(FileNotFoundError, match=f"There is no agent in {str(path)!r}, {message}"):
+            load_agent(path)
+    for path, message in (
+        (tmp_path / "x.zip", r"There is no file '.*x\.zip': expected a zip file"),
+        (tmp_path / "best_model.agent", r"is a folder.*load_agent reads it"),
+    ):
+        with pytest.raises(FileNotFoundError, match=message):
+            safe_load(path)
+    (tmp_path / "best_model.agent" / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"which lacks model\.safetensors: expected"):
+        load_agent(tmp_path / "best_model.agent")
+
+
 @pytest.mark.parametrize(
     "space",
     [

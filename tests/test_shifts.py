@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _experiment.curves import Agent, Curve, panels
+from _experiment.curves import panels
 from _experiment.recovery import recoveries
 from _experiment.report import draw
 from _experiment.results import Row, write_results
@@ -16,6 +16,7 @@ from sparse_rl.agents.dynamic_replay import DynamicRedrawnReplayBuffer
 from sparse_rl.agents.replay import RedrawnReplayBuffer
 from sparse_rl.commands.train import main as train
 from sparse_rl.envs import permutation_at
+from sparse_rl.plots.curves import Agent, Curve
 
 ENV = "InvertedPendulum-noise50-permute100"
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from _experiment.curves import Array, Curve
+from sparse_rl.plots.curves import Curve
+from sparse_rl.plots.intervals import Array
 
 #: An agent has recovered when it has this much of its last return before the shift.
 REGAINED = 0.9

@@ -4,20 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
-from _experiment.curves import Curve, Panel, panels
-from _experiment.intervals import interval, iqm
+from _experiment.curves import panels
 from _experiment.recovery import REGAINED, recoveries
 from _experiment.results import Row, replacing
 from sparse_rl.agents.checks import InputError
 from sparse_rl.names import unknown
+from sparse_rl.plots import drawing
+from sparse_rl.plots.curves import Panel
+from sparse_rl.plots.intervals import interval, iqm
 from sparse_rl.training.run_folder import file_name
-
-STYLES = {"redrawn noise": "-", "observed noise": "--", "no noise": ":"}
 
 
 def write_report(rows: Sequence[Row], folder: Path, targets: Sequence[float], last: int, reference: str | None) -> None:
@@ -157,26 +154,4 @@ def draw(environment: str, panel: Panel) -> Figure:
     :param panel: its curves
     :return: the picture
     """
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
-    kinds = list(dict.fromkeys((agent.algorithm, agent.settings) for agent in panel))
-    for agent, curve in panel.items():
-        color = colormaps["tab10"](kinds.index((agent.algorithm, agent.settings)) % 10)
-        for axes, x in ((by_steps, curve.steps), (by_seconds, curve.clock)):
-            _draw_curve(axes, x, curve, STYLES[agent.replay], color)
-    # Wall-clock time has none: there every run has its shifts at moments of its own.
-    for shift in sorted({shift for curve in panel.values() for shift in curve.shifts}):
-        by_steps.axvline(shift, color="0.6", linewidth=1, zorder=0)
-    by_steps.set(xlabel="environment steps", ylabel="return", title=f"{environment}: IQM over runs, 95 % intervals")
-    by_seconds.set(xlabel="wall-clock seconds, evaluations included", title="the same over time")
-    for axes in (by_steps, by_seconds):
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.grid(alpha=0.3)
-    by_steps.legend(fontsize="small")
-    return figure
-
-
-def _draw_curve(axes: Axes, x: np.ndarray, curve: Curve, style: str, color: tuple[float, ...]) -> None:
-    axes.plot(x, curve.middle(), style, color=color, label=f"{curve.agent.label} ({len(curve.returns)})")
-    if len(curve.returns) > 1:
-        axes.fill_between(x, *curve.band(), color=color, alpha=0.15, linewidth=0)
+    return drawing.draw({environment: panel}, ("steps", "time"), "IQM over runs, 95 % intervals")

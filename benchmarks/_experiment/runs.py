@@ -1,6 +1,5 @@
 """What the folder of a run says: its settings, its learning curve, its clock, its size."""
 
-import csv
 import io
 import sys
 import zipfile
@@ -9,16 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch as th
-from numpy.typing import NDArray
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import parse_yaml
+from sparse_rl.plots.files import EVALUATIONS, clock, read_episodes, read_evaluations
+from sparse_rl.plots.intervals import Array
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.run_folder import CHECKPOINTS, STAGING, file_name
-
-Array = NDArray[np.float64]
 
 
 class Run:
@@ -33,7 +29,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = read_config(folder)
-        self.steps, self.returns = _evaluations(folder / "evaluations.npz")
+        self.steps, self.returns = read_evaluations(folder / EVALUATIONS)
 
     @property
     def is_finished(self) -> bool:
@@ -49,22 +45,9 @@ class Run:
         """
         Tell the wall-clock time of each evaluation, those before it included.
 
-        The environment's monitor has a clock, at the end of each episode; between two of them time is interpolated.
-
         :return: seconds since the environment was made, of shape ``(evaluations,)``; NaN if no episode has ended
         """
-        with (self.folder / "0.monitor.csv").open(encoding="utf-8") as file:
-            next(file)  # a comment
-            episodes = list(csv.DictReader(file))
-        if not episodes:
-            return np.full(len(self.steps), np.nan)
-        n_envs = self.config["hyperparameters"].get("n_envs", 1)
-        steps = np.cumsum([0] + [int(episode["l"]) * n_envs for episode in episodes])
-        times = np.array([0] + [float(episode["t"]) for episode in episodes])
-        if self.steps[-1] > steps[-1]:  # the last episode was not over
-            times = np.append(times, times[-1] * self.steps[-1] / steps[-1])
-            steps = np.append(steps, self.steps[-1])
-        return np.asarray(np.interp(self.steps, steps, times))
+        return clock(read_episodes(self.folder, self.config["hyperparameters"].get("n_envs", 1)), self.steps)
 
     def weights(self) -> int | None:
         """
@@ -95,20 +78,6 @@ class Run:
         summary = parse_yaml(file.read_text(encoding="utf-8"), repr(str(file))) if file.exists() else None
         flops = summary.get("training_flops") if isinstance(summary, dict) else None
         return flops if isinstance(flops, int) else None
-
-
-def _evaluations(file: Path) -> tuple[NDArray[np.int64], Array]:
-    """Read the steps, of shape ``(evaluations,)``, and the returns, of shape ``(evaluations, episodes)``."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            steps, returns = content["timesteps"], content["results"]
-        if steps.ndim != 1 or returns.ndim != 2 or not 0 < len(steps) == len(returns):
-            raise ValueError("steps and returns do not belong together")
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        raise InputError(f"{str(file)!r} is damaged: {error}.") from error
-    return steps, returns
 
 
 def finished_runs(root: Path) -> Iterator[Run]:

@@ -12,10 +12,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents.checks import MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
-from sparse_rl.agents.classes import parameters_of, settings_of
+from sparse_rl.agents.classes import POLICY_CLASSES, parameters_of, settings_of
+from sparse_rl.agents.description import Description
 from sparse_rl.agents.dynamic_replay import (
     DynamicObservedReplayBuffer,
     DynamicRedrawnReplayBuffer,
@@ -145,15 +147,12 @@ def make_model(
     :return: the agent
     :raises ValueError: if some hyperparameters do not fit together, or not to the environment
     """
-    algorithm, policy = learner_class(learner), dense_policy(learner)
+    algorithm = learner_class(learner)
+    policy, policy_kwargs = _policy_of(learner, hyperparameters)
     arguments = {key: value for key, value in hyperparameters.items() if key not in RUN_KEYS}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
-    given = arguments.get("policy_kwargs") or {}
-    arguments["policy_kwargs"] = _policy_kwargs(learner, given, hyperparameters.get("optimizer"))
-    if "method" in hyperparameters:
-        policy = sparse_policy(policy)
-        arguments["policy_kwargs"] |= _sparse_kwargs(learner, hyperparameters)
+    arguments["policy_kwargs"] = policy_kwargs
     if "noise_type" in hyperparameters:
         if "action_noise" not in parameters_of(algorithm):
             raise InputError(f"{learner} explores without noise on its actions: leave out 'noise_type'.")
@@ -171,13 +170,29 @@ def make_model(
         # It looks at the buffer's size, not at what a run will fill; see `Footprint.check`.
         warnings.filterwarnings("ignore", "This system does not have apparently enough memory")
         model = algorithm(policy, vec_env, seed=seed, device=device, **arguments)
-    for key, value in (given.get("optimizer_kwargs") or {}).items():
+    given = (hyperparameters.get("policy_kwargs") or {}).get("optimizer_kwargs") or {}
+    for key, value in given.items():
         if model.policy.optimizer_kwargs.get(key) != value:
             raise InputError(
                 f"{learner} sets the arguments of its own optimizer, so {key!r} below optimizer_kwargs would have no "
                 "effect: choose an 'optimizer_class' below policy_kwargs too, for example Adam."
             )
     return model
+
+
+def describe_networks(learner: str, hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> Description:
+    """
+    Describe the networks that :func:`make_model` would build, for instance to check their size before.
+
+    :param learner: its name
+    :param hyperparameters: a complete recipe, checked already
+    :param vec_env: the environment
+    :return: the description, without the algorithm's arguments
+    :raises ValueError: if some hyperparameters do not fit together
+    """
+    policy, settings = _policy_of(learner, hyperparameters)
+    plain = {key: value.__name__ if key in POLICY_CLASSES else value for key, value in settings.items()}
+    return Description(learner_class(learner), policy, vec_env.observation_space, vec_env.action_space, plain)
 
 
 def choose_replay(
@@ -276,8 +291,25 @@ def _sparse_kwargs(learner: str, hyperparameters: Mapping[str, Any]) -> dict[str
     return result
 
 
-def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Check the names, and let YAML name classes: ``activation_fn: Tanh``, ``optimizer_class: AdamW``."""
+def _policy_of(learner: str, hyperparameters: Mapping[str, Any]) -> tuple[type[BasePolicy], dict[str, Any]]:
+    """Choose the policy's class and its arguments."""
+    given = hyperparameters.get("policy_kwargs") or {}
+    settings = policy_arguments(learner, given, hyperparameters.get("optimizer"))
+    if "method" not in hyperparameters:
+        return dense_policy(learner), settings
+    return sparse_policy(dense_policy(learner)), settings | _sparse_kwargs(learner, hyperparameters)
+
+
+def policy_arguments(learner: str, given: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    Check what stands below ``policy_kwargs``, where YAML names classes: ``activation_fn: Tanh``.
+
+    :param learner: name of the learner
+    :param given: what stands there
+    :param optimizer: the recipe's optimizer, if it names one
+    :return: the arguments of the policy, with classes for their names
+    :raises InputError: if a key or a name is not known
+    """
     known = settings_of(dense_policy(learner))
     result = dict(given)
     for key in given:
@@ -292,13 +324,9 @@ def _policy_kwargs(learner: str, given: Mapping[str, Any], optimizer: Mapping[st
             f"The recipe asks for two optimizers, {optimizer['name']!r} and {given['optimizer_class']!r}: leave out "
             "'optimizer' or, below policy_kwargs, 'optimizer_class'."
         )
-    for key, module, base in (
-        ("activation_fn", th.nn, th.nn.Module),
-        ("optimizer_class", th.optim, th.optim.Optimizer),
-    ):
+    for key, classes in POLICY_CLASSES.items():
         if key in given:
-            classes = {name: c for name, c in vars(module).items() if isinstance(c, type) and issubclass(c, base)}
-            if given[key] not in classes:
+            if not isinstance(given[key], str) or given[key] not in classes:
                 raise InputError(unknown(key, given[key], classes))
             result[key] = classes[given[key]]
     return result

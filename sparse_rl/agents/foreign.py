@@ -6,6 +6,7 @@ rendering beside it; and tensors in PyTorch's files. The pickles are left alone:
 readable part where that is clear, and asked for where it is not.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ def safe_load(
     What ``save()`` pickles is made anew: spaces and classes from their readable renderings, schedules if they are
     constant (else the algorithm's default stands). Replay buffers, optimizers' states and noise are left behind.
 
-    :param path: the zip file
+    :param path: the zip file; as for Stable-Baselines3, its ``.zip`` need not be given
     :param algorithm: its class, which has to be one of :func:`sparse_rl.agents.classes.algorithms`; found out if
         ``None``, where A2C, DQN, PPO, SAC, TD3 (also for DDPG, which is the same), TQC and TRPO are told apart
     :param env: where it is to go on learning, or to take the spaces from if they cannot be read; ``None`` to act only
@@ -61,9 +62,11 @@ def safe_load(
     :param changes: arguments of the algorithm that go before the stored ones
     :return: the agent
     :raises StorageError: if the file is damaged, lies, or says too little without its pickles
+    :raises FileNotFoundError: if there is no such file
     :raises OSError: if it cannot be read
     """
-    path, where = Path(path), repr(str(path))
+    path = _existing(Path(path))
+    where = repr(str(path))
     data, policy, variables = read_zip(path, max_bytes)
     kind = _algorithm(data, where) if algorithm is None else algorithm
     if kind not in algorithms().values():
@@ -75,6 +78,22 @@ def safe_load(
     steps = data.get("num_timesteps")
     model.num_timesteps = steps if type(steps) is int and steps >= 0 else 0
     return model
+
+
+def _existing(path: Path) -> Path:
+    with_ending = path.with_name(f"{path.name}.zip")
+    if not os.path.lexists(path) and os.path.lexists(with_ending):
+        return with_ending
+    if path.is_dir():
+        raise FileNotFoundError(
+            f"{str(path)!r} is a folder, not a zip file of Stable-Baselines3: if it holds an agent of save_agent or "
+            "train.py, load_agent reads it."
+        )
+    if not os.path.lexists(path):
+        raise FileNotFoundError(
+            f"There is no file {str(path)!r}: expected a zip file of Stable-Baselines3, as model.save() writes it."
+        )
+    return path
 
 
 def read_zip(path: Path, max_bytes: int = 2**30) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:

@@ -6,7 +6,9 @@ Agents on disk that are safe to load, whoever made them: ``model.safetensors`` a
 optimizers, generators) is not part of it.
 """
 
+import glob
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +79,11 @@ def load_agent(
         ``replay_buffer_class``, ``tensorboard_log``, ...
     :return: the agent
     :raises StorageError: if a file is damaged, lies, or does not fit the other one or ``env``
+    :raises FileNotFoundError: if there is no such folder, or it does not hold an agent
     :raises OSError: if a file cannot be read
     """
     folder = Path(folder)
+    _check_folder(folder)
     file, where = folder / MODEL, repr(str(folder / CONFIG))
     with open_regular(folder / CONFIG, MOST_CONFIG_BYTES) as (config, _):
         given = parse_json(config.read(MOST_CONFIG_BYTES), where)
@@ -127,3 +131,27 @@ def as_trained(env: VecEnv, folder: Path | str) -> VecEnv:
     """
     normalization = load_normalization(folder)
     return env if normalization is None else normalization.wrap(env)
+
+
+def _check_folder(folder: Path) -> None:
+    """Say what is wrong with a path that leads to no agent, and where there is one."""
+    missing = [name for name in (MODEL, CONFIG) if not os.path.lexists(folder / name)]
+    if not missing:
+        return
+    if folder.is_file():
+        what, help_ = "is a file", " A zip file of Stable-Baselines3 is read by safe_load." * (folder.suffix == ".zip")
+    elif folder.is_dir():
+        what = f"lacks {' and '.join(missing)}"
+        help_ = _found("In it there are", sorted(file.parent for file in folder.glob(f"*/{CONFIG}")))
+    else:
+        what = "does not exist"
+        beside = [*folder.parent.glob(f"{glob.escape(folder.stem)}*/{CONFIG}")]
+        help_ = _found("Beside it there are", sorted(file.parent for file in beside))
+    raise FileNotFoundError(
+        f"There is no agent in {str(folder)!r}, which {what}: expected a folder with {MODEL} and {CONFIG}, as "
+        f"save_agent and train.py write it.{help_}"
+    )
+
+
+def _found(where: str, folders: list[Path]) -> str:
+    return f" {where} {', '.join(repr(str(folder)) for folder in folders[:5])}." if folders else ""

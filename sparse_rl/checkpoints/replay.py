@@ -33,6 +33,8 @@ class ReplayLog:
         self.size = buffer.buffer_size
         #: Segments that are needed, in order: first row, and the one behind the last.
         self.segments: list[tuple[int, int]] = []
+        #: Transitions that were cut off after their row had been written: row and copy of the environment.
+        self.cuts: list[tuple[int, int]] = []
 
     @property
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -58,7 +60,8 @@ class ReplayLog:
             save_tensors(self._file(start, end), {name: array[indices] for name, array in arrays.items()})
             self.segments.append((start, end))
         self.segments = [segment for segment in self.segments if segment[1] > rows - self.size]
-        state = {"rows": rows, "segments": list(self.segments), "head": None}
+        self.cuts = [cut for cut in self.cuts if cut[0] >= rows - self.size]
+        state = {"rows": rows, "segments": list(self.segments), "cuts": list(self.cuts), "head": None}
         if self.buffer.optimize_memory_usage:  # the next observation of the last row is in the next one
             state["head"] = self.buffer.observations[self.buffer.pos].copy()
         return state | {name: int(getattr(self.buffer, name)) for name in _COUNTERS if hasattr(self.buffer, name)}
@@ -98,10 +101,26 @@ class ReplayLog:
         for name in _COUNTERS:
             if name in state:
                 setattr(self.buffer, name, type(getattr(self.buffer, name))(state[name]))
+        for row, rank in state.get("cuts", ()):
+            self.cut_off(row, rank)
+
+    def cut_off(self, row: int, rank: int) -> None:
+        """
+        Let an episode end, if it did not, with a transition that is in the buffer already, as if for a time limit.
+
+        :param row: how many rows had been added before it
+        :param rank: the copy of the environment
+        """
+        index = row % self.size
+        if self.buffer.dones[index, rank]:
+            return
+        self.buffer.dones[index, rank] = self.buffer.timeouts[index, rank] = 1
+        self.cuts.append((row, rank))
 
     def prune(self, rows_of_checkpoints: Iterable[int]) -> None:
         """
-        Delete segments that no checkpoint needs: rows that the ring has overwritten, or that came after all of them.
+        Delete segments that no checkpoint needs: rows that the ring has overwritten, or that came after all of them, or
+        that a process wrote which was killed before its checkpoint was there.
 
         :param rows_of_checkpoints: how many rows had been added at each checkpoint
         """
@@ -109,7 +128,8 @@ class ReplayLog:
         for file in self.folder.iterdir():
             if match := _NAME.fullmatch(file.name):
                 start, end = map(int, match.groups())
-                if not any(start < rows and end > rows - self.size for rows in kept):
+                is_known = (start, end) in self.segments or not self.segments or end <= self.segments[0][0]
+                if not is_known or not any(start < rows and end > rows - self.size for rows in kept):
                     file.unlink(missing_ok=True)
 
     def _file(self, start: int, end: int) -> Path:

@@ -16,6 +16,11 @@ EXIT_BAD_INPUT = 2
 COMMANDS: Mapping[str, str] = {
     "train": "train an agent, or continue a run",
     "evaluate": "let a trained agent act, and print its return",
+    "plot": "draw learning curves of runs, or animate a run's connections",
+    "tune": "find hyperparameters that suit an environment",
+    "push": "upload an agent to the Hugging Face hub",
+    "pull": "download an agent from the Hugging Face hub, and check it",
+    "completion": "print what makes a shell complete these words",
 }
 
 _EPILOG = """\

@@ -19,13 +19,12 @@ from sparse_rl.envs import EnvironmentId
 from sparse_rl.names import is_own
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
-from sparse_rl.training.run_folder import CHECKPOINTS, RunFolder
+from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, RunFolder
 
 if TYPE_CHECKING:
     from sparse_rl.training.experiment import Experiment
 
 EXIT_BAD_INPUT = 2
-LOCK = "lock"  # in the folder of checkpoints
 
 DESCRIPTION = """\
 Train a sparse (or dense) agent, also where most of what it observes is noise. Defaults stand in parentheses at the end
@@ -76,11 +75,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: the parser
     """
+    add_plan_arguments(parser)
+    _add_output(parser)
+    _add_checkpoints(parser)
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the arguments that say what is trained, and how: those that :func:`read_plan` reads.
+
+    :param parser: the parser, of this command or of another that trains
+    """
     _add_basics(parser)
     _add_sparsity(parser)
     _add_hyperparameters(parser)
-    _add_output(parser)
-    _add_checkpoints(parser)
+    _add_evaluation(parser)
     _add_machine(parser)
 
 
@@ -144,13 +153,17 @@ def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("evaluation and output")
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("evaluation")
     group.add_argument(
         "--eval-freq", type=_whole, metavar="N", help="steps between evaluations; -1: none (half of all, at most 10000)"
     )
     group.add_argument("--eval-episodes", type=_whole, metavar="N", help="episodes of each evaluation (5)")
     group.add_argument("--n-eval-envs", type=_whole, default=1, metavar="N", help="environments for it (%(default)s)")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
     group.add_argument(
         "--save-freq", type=_whole, default=-1, metavar="N", help="steps between agents rl_model_<n>_steps.zip (none)"
     )
@@ -181,7 +194,7 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
         help="steps between checkpoints, also every 10 minutes; 0: only when it is ended by a signal (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--keep-checkpoints", type=_positive, default=2, metavar="N", help="how many are kept (%(default)s)"
+        "--keep-checkpoints", type=positive, default=2, metavar="N", help="how many are kept (%(default)s)"
     )
 
 
@@ -205,14 +218,21 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """
+    Read a positive whole number.
+
+    :param text: the word
+    :return: the number
+    :raises ArgumentTypeError: if it is none
+    """
     number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return number
 
 
-_whole.__name__ = _positive.__name__ = "whole number"  # argparse puts it into its messages
+_whole.__name__ = positive.__name__ = "whole number"  # argparse puts it into its messages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -255,16 +275,17 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
     except OSError as error:
         experiment.close()
         return _fail(str(error))
-    tensorboard = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
     if args.seed < 0:
         words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
     command = shlex.join([*program.split(), *words])
     try:
         with locked(folder.checkpoints / LOCK):
+            wanted = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
+            tensorboard = folder.claim_curves(wanted, is_new=True)
             return _run(experiment, args, folder, tensorboard, command)
     except OSError as error:  # the lock's own: what goes wrong later is said there
         experiment.close()
-        return _fail(f"{error} The run in {str(folder.path)!r} has not begun.")
+        return _fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
 
 
 def _resume(args: argparse.Namespace, words: list[str]) -> int:
@@ -290,14 +311,17 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
                 ) from error
             with experiment.guard:
                 folder = RunFolder.reopen(path, plan.env)
-                tensorboard = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
+                wanted = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
+                tensorboard = folder.claim_curves(wanted, is_new=False)
+                if tensorboard != wanted:
+                    print(f"Note: the curves in {str(wanted)!r} belong to the run that this is a copy of.", flush=True)
                 return _run(experiment, args, folder, tensorboard, str(config.get("command")), config)
     except LockedError as error:
         raise InputError(
             f"The run in {str(path)!r} is going on, in process {error.holder}: wait for it, or end it first."
         ) from error
     except OSError as error:
-        raise InputError(f"The run in {str(path)!r} cannot be continued: {error}.") from error
+        raise InputError(f"The run in {str(path)!r} cannot be continued. {_sentence(error)}") from error
 
 
 def _settle_flags(args: argparse.Namespace, config: dict[str, Any], words: list[str]) -> None:
@@ -340,7 +364,10 @@ def _run(
     except InputError as error:
         return _fail(str(error))
     except OSError as error:  # a full disk, say
-        return _fail(f"{error} The run in {str(folder.path)!r} ended there; its files are complete up to then.")
+        return _fail(
+            f"{_sentence(error)} The run in {str(folder.path)!r} ended there; its files are complete up to then. When "
+            f"that is mended: {' '.join(command.split()[:2])} --resume {shlex.quote(str(folder.path))}"
+        )
     except KeyboardInterrupt:
         return _fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
     return _report(experiment, folder, tensorboard, " ".join(command.split()[:2]))
@@ -384,6 +411,13 @@ def _prepare(args: argparse.Namespace) -> "Experiment":
 def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
     print(f"error: {sentence}", file=sys.stderr)
     return code
+
+
+def _sentence(error: OSError) -> str:
+    """Say what the operating system said; an error of this project's own is a sentence already."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.strerror}{'' if error.filename is None else f': {str(error.filename)!r}'}."
 
 
 def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, program: str) -> int:

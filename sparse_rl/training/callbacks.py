@@ -1,20 +1,23 @@
 """The callbacks of a run: Stable-Baselines3's own wherever they do."""
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
-from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents import save_agent
 from sparse_rl.metrics import learning_curve_area
+from sparse_rl.nn import sparse_layers
 from sparse_rl.training.connectivity import NOT_SCALAR, ConnectivityCallback
 from sparse_rl.training.guard import GuardCallback
+from sparse_rl.training.measurement import networks
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.vec_envs import phase_of, set_phase
@@ -123,6 +126,43 @@ class HyperparametersCallback(BaseCallback):
         # Something for the console too, which warns of an empty table.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class CurvesPageCallback(BaseCallback):
+    """Lay out TensorBoard's page CUSTOM SCALARS: what is learnt, where networks look, how sparse they are, the cost."""
+
+    def _on_training_start(self) -> None:
+        layout = self._layout()
+        # A run that is continued logs nothing yet at its start, so there is one layout in its files.
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.add_custom_scalars(layout)
+                output.writer.flush()
+
+    def _layout(self) -> dict[str, dict[str, list[Any]]]:
+        """Name charts and their curves, by regular expressions."""
+        connectivity = {
+            f"{name}: connections per feature": [f"^connectivity/{name}_(real|noise|action)$"]
+            for name in networks(self.model)
+        }
+        sparsity = {"density of each layer": ["^sparsity/density/.*"], "active weights": ["^sparsity/active_weights$"]}
+        pages = {
+            "What it learns": {"return": ["^eval/mean_reward$", "^rollout/ep_rew_mean$"]},
+            "Where it looks": connectivity,
+            "How sparse it is": sparsity if sparse_layers(self.model.policy) else {},
+            "What it costs": {
+                "FLOPs of training": ["^cost/training_flops$", "^cost/dense_training_flops$"],
+                "weights": ["^cost/weights$", "^cost/dense_weights$"],
+            },
+        }
+        return {
+            title: {chart: ["Multiline", tags] for chart, tags in charts.items()}
+            for title, charts in pages.items()
+            if charts
+        }
 
     def _on_step(self) -> bool:
         return True
@@ -238,6 +278,9 @@ class EvaluationCallback(EvalCallback):
             return False
         self.logger.record("eval/learning_curve_area", learning_curve_area(self.mean_returns, self.num_timesteps))
         self.logger.dump(self.num_timesteps)
+        # Pictures are made of objects that refer to each other, and Python looks for these the more seldom the older
+        # they are: tens of megabytes would lie about.
+        gc.collect()
         mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
         note = ""
         if self.best_mean_reward > best:
@@ -245,3 +288,35 @@ class EvaluationCallback(EvalCallback):
             self.best_phase, note = phase, "  (best so far)"
         print(f"step {self.num_timesteps:>9,}: return {mean:.1f} +/- {std:.1f}{note}", flush=True)
         return goes_on
+
+
+#: Takes the environment steps and the mean return of an evaluation; says whether training shall go on.
+Report = Callable[[int, float], bool]
+
+
+class ReportCallback(BaseCallback):
+    """
+    Tell somebody of each evaluation, who may end training there: this is how :mod:`sparse_rl.tuning` prunes.
+
+    A run that is continued tells of its earlier evaluations again.
+
+    :param evaluation: evaluates, before this callback is called
+    :param report: whom to tell
+    """
+
+    def __init__(self, evaluation: EvaluationCallback, report: Report) -> None:
+        super().__init__()
+        self.evaluation = evaluation
+        self.report = report
+        self._n_reported = 0
+
+    def _on_step(self) -> bool:
+        returns, goes_on = self.evaluation.mean_returns, True
+        while self._n_reported < len(returns):
+            steps = int(self.evaluation.evaluations_timesteps[self._n_reported])
+            goes_on = self.report(steps, returns[self._n_reported]) and goes_on
+            self._n_reported += 1
+        return goes_on
+
+    def _on_training_end(self) -> None:
+        self._on_step()  # there is an evaluation after the last update

@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents import as_trained, load_agent
-from sparse_rl.agents.build import learner_defaults, make_model
+from sparse_rl.agents.build import describe_networks, learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.filling import fill
 from sparse_rl.agents.foreign import read_zip
@@ -85,6 +85,7 @@ def _from_zip(file: Path, config: dict[str, Any], env: VecEnv, seed: int) -> Bas
     if not file.exists():
         raise InputError(f"There is no agent {str(file)!r}.")
     _, policy, variables = read_zip(file)
+    describe_networks(learner, hyperparameters, env).check(repr(str(file.with_name("config.yml"))))
     model = make_model(learner, hyperparameters, env, seed, device="cpu")
     fill(model, policy, variables, repr(str(file)))
     return model

@@ -3,15 +3,16 @@
 import argparse
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.recipe import check_algorithm, learner_of, parse_yaml
-from sparse_rl.storage import open_regular
+from sparse_rl.storage import locked, open_regular
 from sparse_rl.training.plan import Plan
-from sparse_rl.training.run_folder import CHECKPOINTS, STAGING
+from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, STAGING
 
 _MOST_BYTES = 2**22
 
@@ -83,16 +84,22 @@ def check_unfinished(folder: Path) -> None:
     :raises InputError: if it is finished, or was never to be continued
     """
     summary_file = folder / "summary.yml"
-    summary = parse_yaml(summary_file.read_text(encoding="utf-8"), str(summary_file)) if summary_file.exists() else {}
-    if isinstance(summary, dict) and summary.get("finished"):
-        for leftover in (STAGING, CHECKPOINTS):  # of a process that was killed while it tidied up
-            shutil.rmtree(folder / leftover, ignore_errors=True)
+    summary = read_yaml(summary_file) if summary_file.exists() else {}
+    if isinstance(summary, dict) and summary.get("finished") is True and isinstance(summary.get("steps"), int):
+        _tidy(folder)
         raise InputError(
             f"The run in {str(folder)!r} is finished: it has taken all of its {summary['steps']:,} steps. For a longer "
             "one, start another run with a larger -n."
         )
     if not (folder / CHECKPOINTS).is_dir():
         raise InputError(f"The run in {str(folder)!r} has no checkpoints: it was made before there were any.")
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a process left that was killed while it tidied up; one that is alive does so itself."""
+    with suppress(OSError), locked(folder / CHECKPOINTS / LOCK):
+        for leftover in (STAGING, CHECKPOINTS):
+            shutil.rmtree(folder / leftover, ignore_errors=True)
 
 
 def given_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:

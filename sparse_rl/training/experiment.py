@@ -43,16 +43,21 @@ from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
 from sparse_rl.topology import Method
 from sparse_rl.training.callbacks import (
     AgentsCallback,
+    CurvesPageCallback,
     EvaluationCallback,
     HyperparametersCallback,
     PatienceCallback,
     PublishCallback,
+    Report,
+    ReportCallback,
 )
 from sparse_rl.training.connectivity import ConnectivityCallback
+from sparse_rl.training.curves import open_logger, remove_curves
+from sparse_rl.training.film import FilmCallback
 from sparse_rl.training.guard import GuardCallback, TrainingEnded, first_not_finite
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import Plan
-from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, NotResumedError, ResumeCallback, open_logger
+from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, NotResumedError, ResumeCallback
 from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.vec_envs import make_vec_env, phase_of, start_logs
 from sparse_rl.version import __version__
@@ -66,11 +71,13 @@ class Experiment:
     A run, built and ready to start: whatever is wrong with the plan has come to light, and nothing is on the disk yet.
 
     :param plan: what to do
+    :param report: told of each evaluation; see :class:`~sparse_rl.training.callbacks.ReportCallback`
     :raises ValueError: if the plan cannot be carried out; the message is for the user
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, report: Report | None = None) -> None:
         self.plan = plan
+        self.report = report
         self.hyperparameters = plan.hyperparameters
         if plan.num_threads > 0:
             th.set_num_threads(plan.num_threads)
@@ -166,7 +173,7 @@ class Experiment:
             configuration, verbose,
         )  # fmt: skip
         if former is not None and checkpoints.steps:
-            self._reopen(folder, former)
+            self._reopen(folder, former, configuration)
         else:
             self._open(folder, configuration, tensorboard, verbose, is_new=former is None)
         # Whatever goes wrong in one of these, the others are done: last come, first served.
@@ -187,8 +194,7 @@ class Experiment:
             if not is_new:
                 print("There is no checkpoint yet: the run begins anew.", flush=True)
             folder.begin_anew()
-            for events in tensorboard.glob("events.out.tfevents.*"):
-                events.unlink()
+            remove_curves(tensorboard)
             self.model.set_logger(open_logger(tensorboard, verbose))
             folder.write_yaml("config.yml", configuration)
             folder.write_text("command.txt", configuration["command"] + "\n")
@@ -199,13 +205,17 @@ class Experiment:
                 folder.remove()
             raise
 
-    def _reopen(self, folder: RunFolder, former: Mapping[str, Any]) -> None:
+    def _reopen(self, folder: RunFolder, former: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
         """Read the checkpoint from which the run goes on; until it is in place, nothing is logged."""
         try:
             steps, changes = self.resume.load(self.model)
+            news: dict[str, Any] = {}
             if changes:
-                record = {"step": steps, "changes": changes}
-                folder.write_yaml("config.yml", {**former, "resumed": [*former.get("resumed", []), record]})
+                news["resumed"] = [*former.get("resumed", []), {"step": steps, "changes": changes}]
+            if configuration.get("tensorboard") != former.get("tensorboard"):  # in a copy of a run
+                news["tensorboard"] = configuration["tensorboard"]
+            if news:
+                folder.write_yaml("config.yml", {**former, **news})
         except BaseException:
             self.close()
             folder.close()
@@ -266,14 +276,16 @@ class Experiment:
         hyperparameters = self.hyperparameters
         steps, n_envs = hyperparameters["n_timesteps"], hyperparameters["n_envs"]
         # Every 1000 steps, as ANF's topology updates; at least 50 points for the picture of a short run.
-        connectivity = ConnectivityCallback(folder, min(1000, max(1, steps // 50)), self.plan.title)
+        every = min(1000, max(1, steps // 50))
+        connectivity = ConnectivityCallback(folder, every, self.plan.title)
         callbacks: list[BaseCallback] = [self.guard, PatienceCallback(), self.metrics]
         if "screening" in hyperparameters:
             callbacks.append(ScreeningCallback(**hyperparameters["screening"], verbose=1))
         callbacks += self.replay_callbacks
         if self.method is not None:
             callbacks.append(TopologyCallback(self.method))
-        callbacks += [connectivity, HyperparametersCallback(self._comparable(), configuration)]
+        callbacks += [connectivity, FilmCallback(folder, every)]
+        callbacks += [HyperparametersCallback(self._comparable(), configuration), CurvesPageCallback()]
         if self.plan.save_freq > 0:
             callbacks.append(AgentsCallback(folder, max(1, self.plan.save_freq // n_envs)))
         if self.eval_env is not None:
@@ -282,6 +294,8 @@ class Experiment:
                 self.eval_env, connectivity, self.metrics, folder, frequency, episodes, self.guard
             )
             callbacks.append(self.evaluation)
+            if self.report is not None:
+                callbacks.append(ReportCallback(self.evaluation, self.report))
         callbacks.append(PublishCallback(folder))
         if progress:
             callbacks.append(ProgressBarCallback())

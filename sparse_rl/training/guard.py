@@ -1,8 +1,11 @@
 """What ends training before its time: a signal, or numbers that are none any longer."""
 
 import math
+import os
 import signal
+import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -17,6 +20,10 @@ from sparse_rl.sb3.steps import gradient_steps
 EXPLODED = 1e24
 #: Seconds that an evaluation may go on for after a signal.
 PATIENCE = 10.0
+_ENDING = (
+    "\nEnding after this step (PPO and its like: this rollout); an evaluation that is going on has "
+    f"{PATIENCE:.0f} seconds. Then everything is saved. A second signal (Ctrl-C) ends the process at once.\n"
+).encode()
 # Losses that the algorithms log, and what they train.
 _NETWORKS = {
     **{"actor_loss": "actor", "critic_loss": "critics", "ent_coef_loss": "entropy coefficient"},
@@ -66,6 +73,9 @@ class GuardCallback(BaseCallback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal, self._signalled_at = signal.Signals(number), time.monotonic()
         self.__exit__()
+        # Past Python's buffers, in which the signal may have come.
+        with suppress(OSError, ValueError, AttributeError):  # nobody may be listening
+            os.write(sys.stderr.fileno(), _ENDING)
 
     def _on_step(self) -> bool:
         for name, key in (("observation", "new_obs"), ("reward", "rewards"), ("action", "actions")):

@@ -92,7 +92,7 @@ class MetricsCallback(BaseCallback):
         """Look now, and hand the figures to the logger."""
         self._charge()
         figures: dict[str, float] = {f"cost/{name}": value for name, value in _costs(self.model).items()}
-        figures["cost/training_flops"] = self.flops
+        figures |= {"cost/training_flops": self.flops, "cost/dense_training_flops": self.dense_flops}
         figures |= {f"plasticity/{name}": value for name, value in diagnose(self.model).items()}
         now = _topologies(self.model)
         for name, topologies in now.items():

@@ -5,6 +5,7 @@ They are drawn on bare figures: ``pyplot`` would keep global state and look for 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,16 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from sparse_rl.training.measurement import Measurement
+if TYPE_CHECKING:  # it would bring PyTorch
+    from sparse_rl.training.measurement import Measurement
 
 REAL = "#0072b2"
 NOISE = "#b3b3b3"
 ACTION = "#e69f00"
-_LINES = ("-", "--", ":", "-.")
+LINES = ("-", "--", ":", "-.")
 
 
 def connectivity_picture(
-    measurements: Sequence[Measurement],
+    measurements: "Sequence[Measurement]",
     connections: Mapping[str, NDArray[np.int64]],
     real: NDArray[np.bool_],
     title: str,
@@ -39,7 +41,7 @@ def connectivity_picture(
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
     networks = list(dict.fromkeys(m.network for m in measurements))
-    for network, line in zip(networks, _LINES, strict=False):
+    for network, line in zip(networks, LINES, strict=False):
         rows = [m for m in measurements if m.network == network]
         steps = [m.step for m in rows]
         for group, color in (("real", REAL), ("noise", NOISE)):

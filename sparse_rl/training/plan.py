@@ -57,13 +57,24 @@ class Plan:
     @property
     def protocol(self) -> str:
         """How noise is learnt from, for people: ``"redrawn noise"``, ``"observed noise"`` or ``"no noise"``."""
-        is_noisy = EnvironmentId.parse(self.env).noise is not None
-        return f"{self.hyperparameters['replay']} noise" if is_noisy else "no noise"
+        return protocol(self.env, self.hyperparameters["replay"])
 
     @property
     def title(self) -> str:
         """One line for people: algorithm, environment, protocol, seed."""
         return f"{self.algo} on {self.env}, {self.protocol}, seed {self.seed}"
+
+
+def protocol(environment: str, replay: str) -> str:
+    """
+    Name how an agent learns from noise.
+
+    :param environment: id of its environment
+    :param replay: ``"redrawn"`` or ``"observed"``
+    :return: for people: ``"redrawn noise"``, ``"observed noise"`` or ``"no noise"``
+    :raises EnvironmentIdError: if it is no id
+    """
+    return f"{replay} noise" if EnvironmentId.parse(environment).noise is not None else "no noise"
 
 
 def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:

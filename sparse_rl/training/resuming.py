@@ -1,7 +1,5 @@
 """Checkpoints of a run, and going on from one: between two rollouts, where nothing is half done."""
 
-import os
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -11,9 +9,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
-from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
-from torch.utils.tensorboard import SummaryWriter
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.checkpoints import (
@@ -26,6 +22,7 @@ from sparse_rl.checkpoints import (
     restore_generators,
 )
 from sparse_rl.storage import StorageError
+from sparse_rl.training.curves import cut_curves, keep_curves, open_logger
 from sparse_rl.training.guard import GuardCallback, TrainingEnded
 from sparse_rl.training.vec_envs import keep, obstacles, put_back
 
@@ -36,7 +33,6 @@ MOST_SECONDS = 600.0
 #: Keys of a configuration that do not say what a run is, but with what it was carried out.
 CIRCUMSTANCES = ("versions", "platform", "commit")
 _WORDS = ("command", "notes", "tensorboard")
-_EVENTS = "events.out.tfevents."
 
 
 class NotResumedError(InputError):
@@ -118,8 +114,7 @@ class ResumeCallback(BaseCallback):
             if log is not None:
                 log.folder.mkdir(exist_ok=True)
             self.checkpoints.save(steps, self._state())
-            if log is not None:
-                log.prune(step // self.training_env.num_envs for step in self.checkpoints.steps)
+            self._prune()
             self.newest = steps
         except (OSError, ValueError, TypeError) as error:
             kept = "there is none yet" if self.newest is None else f"the newest one is of step {self.newest:,}"
@@ -139,7 +134,7 @@ class ResumeCallback(BaseCallback):
                 for callback in self.callbacks
             },
             "generators": keep_generators(),
-            "events": {file.name: _flushed_size(file) for file in self._event_files()},
+            "events": keep_curves(self.tensorboard),
             "replay": None if self._log is None else self._log.write(rows),
         }
         if not self._has_complained:
@@ -229,7 +224,7 @@ class ResumeCallback(BaseCallback):
 
     def _begin_episodes(self, observations: Mapping[int, Any]) -> None:
         """Let some copies begin an episode: the one that was going on has no end, as if for a time limit."""
-        model, buffer = self.model, getattr(self.model, "replay_buffer", None)
+        model, rows = self.model, self.model.num_timesteps // self.training_env.num_envs
         normalizer = model.get_vec_normalize_env()
         for rank, observation in observations.items():
             if normalizer is not None:
@@ -240,31 +235,29 @@ class ResumeCallback(BaseCallback):
             assert isinstance(model._last_obs, np.ndarray)
             assert model._last_episode_starts is not None
             model._last_obs[rank], model._last_episode_starts[rank] = observation, True
-            if buffer is not None and buffer.size():
-                buffer.dones[buffer.pos - 1, rank] = buffer.timeouts[buffer.pos - 1, rank] = 1
+            if self._log is not None and rows:
+                self._log.cut_off(rows - 1, rank)
 
     def _continue_files(self, state: dict[str, Tree]) -> None:
         """Cut off what was written after the checkpoint, and go on writing there."""
         for rank, each in enumerate(state["training"]["envs"]):
             self.training_env.env_method("continue_log", str(self.folder / str(rank)), each["log"], indices=rank)
-        for file in self._event_files():
-            if file.name not in state["events"]:
-                file.unlink()
-            elif file.stat().st_size > state["events"][file.name]:
-                os.truncate(file, state["events"][file.name])
+        cut_curves(self.tensorboard, state["events"])
         self.checkpoints.forget_after(self.model.num_timesteps)
+        self._prune()
         silent, logger = self.logger, open_logger(self.tensorboard, self.verbose, self.model.num_timesteps + 1)
         for name in ("name_to_value", "name_to_count", "name_to_excluded"):
             getattr(logger, name).update(getattr(silent, name))
         self.model.set_logger(logger)
 
+    def _prune(self) -> None:
+        if self._log is not None:
+            self._log.prune(step // self.training_env.num_envs for step in self.checkpoints.steps)
+
     @cached_property
     def _log(self) -> ReplayLog | None:
         buffer = getattr(self.model, "replay_buffer", None)  # on-policy learners have none
         return None if buffer is None else ReplayLog(self.checkpoints.path / "replay", buffer)
-
-    def _event_files(self) -> list[Path]:
-        return sorted(self.tensorboard.glob(f"{_EVENTS}*"))
 
 
 def differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -285,39 +278,6 @@ def differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def open_logger(tensorboard: Path, verbose: int, purge_step: int | None = None) -> Logger:
-    """
-    Open the logs of a run: TensorBoard's, and tables on the console if wanted.
-
-    :param tensorboard: the folder of TensorBoard's files
-    :param verbose: 1 for tables
-    :param purge_step: TensorBoard shall forget what it has seen of this step and later ones
-    :return: the logger
-    :raises OSError: if the file cannot be written
-    """
-    curves = (
-        TensorBoardOutputFormat(str(tensorboard)) if purge_step is None else _ContinuedCurves(tensorboard, purge_step)
-    )
-    return Logger(str(tensorboard), [curves, *([HumanOutputFormat(sys.stdout)] if verbose else [])])
-
-
-class _ContinuedCurves(TensorBoardOutputFormat):
-    """Stable-Baselines3's output to TensorBoard, which cannot say from which step on it replaces another."""
-
-    def __init__(self, folder: Path, purge_step: int) -> None:
-        # TensorBoard reads files in the order of their names, in which the second comes first, then the process.
-        deadline = time.monotonic() + 2
-        while f"{_EVENTS}{int(time.time())}" in _seconds_of(folder) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
-        self._is_closed = False
-
-
-def _seconds_of(folder: Path) -> set[str]:
-    """Give the names of the files of curves up to the second in which they were begun."""
-    return {".".join(file.name.split(".")[:4]) for file in folder.glob(f"{_EVENTS}*")}
-
-
 def _keep(callback: BaseCallback) -> Tree:
     return callback.keep() if hasattr(callback, "keep") else None
 
@@ -327,12 +287,6 @@ def _restore(callback: BaseCallback, state: Tree) -> None:
         callback.restore(state)
     elif isinstance(callback, ProgressBarCallback):
         callback.pbar.update(callback.num_timesteps)
-
-
-def _flushed_size(file: Path) -> int:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-    return file.stat().st_size
 
 
 def _say(sentence: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from sparse_rl.storage import move_into_place, write_atomically
 
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed
 CHECKPOINTS = "checkpoints"  # in a run's folder; gone once the run is finished
+LOCK = "lock"  # in the folder of checkpoints: held while the run goes on
+_EVENTS = "events.out.tfevents.*"
+_OWNER = ".run"  # in a folder of curves that is not the run's own: which run it belongs to
 # What a run writes as it goes, besides agents in folders; config.yml and command.txt are written anew.
-_LEFT_BEHIND = ("*.monitor.csv", "*.zip", "connectivity.*", "events.out.tfevents.*", "phases.yml", "summary.yml")
+_LEFT_BEHIND = ("*.monitor.csv", "*.zip", "connectivity.*", _EVENTS, "phases.yml", "summary.yml")
 
 
 class RunFolder:
@@ -80,6 +84,34 @@ class RunFolder:
         """The file of the agent that did best in an evaluation."""
         return self.path / "best_model.zip"
 
+    def claim_curves(self, wanted: Path, is_new: bool) -> Path:
+        """
+        Find a folder for the run's curves in which no other run writes: of its own, the curves so far included.
+
+        :param wanted: the folder; if it belongs to another run, of which this one may be a copy, one beside it is taken
+        :param is_new: whether the run has no curves yet
+        :return: the folder, which is there
+        :raises OSError: if it cannot be written
+        """
+        if wanted == self.path:
+            return wanted
+        beside = (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
+        folder = next(f for f in chain([wanted], beside) if self._may_claim(f, f == wanted and not is_new))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / _OWNER, lambda file: file.write(os.fsencode(self.path.absolute())))
+        if folder != wanted and not is_new and not any(folder.glob(_EVENTS)):
+            for file in wanted.glob(_EVENTS):
+                shutil.copy2(file, folder)
+        return folder
+
+    def _may_claim(self, folder: Path, has_curves_there: bool) -> bool:
+        """Tell whether a folder of curves is this run's, or nobody's."""
+        try:
+            owner = Path(os.fsdecode((folder / _OWNER).read_bytes()))
+        except FileNotFoundError:
+            return has_curves_there or not any(folder.glob(_EVENTS))
+        return owner == self.path.absolute() or (has_curves_there and not owner.exists())
+
     def publish(self) -> None:
         """Move all files out of :attr:`staging`; each replaces its predecessor in one step."""
         for entry in os.scandir(self.staging):
@@ -138,10 +170,14 @@ def agent_folder(file: Path) -> Path:
     """
     Name the folder of the same agent in the form that is safe to load.
 
+    It has an ending of its own: Stable-Baselines3 looks for ``best_model`` before ``best_model.zip``.
+
     :param file: an agent's zip file in a run's folder
     :return: the folder beside it, for :func:`sparse_rl.agents.load_agent`
     """
-    return file.with_suffix("")
+    former = file.with_suffix("")  # of runs of version 0.1
+    folder = file.with_suffix(".agent")
+    return former if (former / "model.safetensors").exists() and not folder.exists() else folder
 
 
 def file_name(environment: str) -> str:

@@ -23,7 +23,7 @@ from sparse_rl.storage import load_tensors, save_tensors
 
 MEBIBYTE = 2**20
 ROOM = 512 * MEBIBYTE  # address space that a load may take; a bomb wants more
-MOST_SECONDS = 20  # on a busy machine
+MOST_SECONDS = 20  # of computing, however busy the machine is
 # One process for all attacks, because importing takes seconds; that it still answers shows that nothing crashed it.
 WARDEN = """
 import json, resource, sys, time
@@ -41,13 +41,13 @@ now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]),) * 2)
 for line in sys.stdin:
     kind, path = json.loads(line)
-    start = time.monotonic()
+    start = time.process_time()
     try:
         LOADERS[kind](path)
         answer = ["nothing", "it was loaded"]
     except Exception as error:
         answer = [type(error).__name__, str(error)]
-    print(json.dumps([*answer, time.monotonic() - start]), flush=True)
+    print(json.dumps([*answer, time.process_time() - start]), flush=True)
 """
 
 

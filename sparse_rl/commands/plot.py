@@ -1,0 +1,155 @@
+"""``sparse-rl plot``: learning curves of runs, the animation of one run's connections."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparse_rl.names import unknown
+
+if TYPE_CHECKING:
+    from sparse_rl.plots.folders import Found
+
+DESCRIPTION = """\
+Draw learning curves: one for each algorithm, environment and noise protocol, over all seeds, with 95 % intervals. Runs
+of this project and of rl-baselines3-zoo go together. What is drawn is written beside the picture as a table (CSV)."""
+
+EXAMPLES = """\
+examples:
+  sparse-rl plot                                              all runs below runs/: learning_curves.png and .csv
+  sparse-rl plot runs -e HalfCheetah-noise98 -x time          over wall-clock time
+  sparse-rl plot runs -a sac anf-sac -x flops --out cost.pdf  dense against sparse, over what training costs
+  sparse-rl plot runs ~/rl-baselines3-zoo/logs --mean         runs of rl-baselines3-zoo beside them
+  sparse-rl plot runs --training -w 50                        training episodes instead of evaluations
+  sparse-rl plot runs/anf-sac/HalfCheetah-noise98/1 --connectivity             connectivity.gif
+  sparse-rl plot runs --export-rl-zoo logs                    links by which the zoo's own plot scripts find them
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add this command's arguments.
+
+    :param parser: the parser
+    """
+    parser.add_argument(
+        "runs", type=Path, nargs="*", default=[Path("runs")], metavar="RUNS",
+        help="run folders, or folders with runs below them (default: runs)",
+    )  # fmt: skip
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--connectivity", action="store_true", help="animate the connections of one run instead (.gif)")
+    kind.add_argument(
+        "--export-rl-zoo", type=Path, metavar="DIR",
+        help="draw nothing; link the runs as DIR/<algo>/<env>_<n>, where rl_zoo3's plot scripts look",
+    )  # fmt: skip
+    group = parser.add_argument_group("curves")
+    group.add_argument("-a", "--algo", nargs="+", metavar="NAME", help="of these algorithms only")
+    group.add_argument("-e", "--env", nargs="+", metavar="ID", help="in these environments only")
+    group.add_argument(
+        "-x", choices=("steps", "time", "flops"), default="steps",
+        help="over environment steps, wall-clock time, or floating-point operations of training (%(default)s)",
+    )  # fmt: skip
+    group.add_argument("--mean", action="store_true", help="mean over runs instead of the interquartile mean")
+    group.add_argument("--training", action="store_true", help="returns of training episodes instead of evaluations")
+    group.add_argument(
+        "-w", "--window", type=int, default=100, metavar="N",
+        help="with --training: average the last N episodes (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FILE",
+        help="the picture: .png, .svg or .pdf (learning_curves.png); the animation: .gif (connectivity.gif)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace, words: list[str]) -> int:
+    """
+    Draw what is asked for, and say where it is.
+
+    :param args: the parsed command line
+    :param words: the same, not parsed
+    :return: the exit code
+    :raises ValueError: for bad input
+    """
+    if args.window < 1:
+        raise ValueError("--window must be at least 1.")
+    if args.connectivity:
+        return _animate(args)
+
+    from sparse_rl.plots.drawing import check_ending
+    from sparse_rl.plots.folders import find_runs
+
+    out = args.out or Path("learning_curves.png")
+    if args.export_rl_zoo is None:
+        check_ending(out)
+    runs, notes = find_runs(args.runs)
+    runs = _chosen(runs, args.algo, "algorithm", lambda run: run.algorithm)
+    runs = _chosen(runs, args.env, "environment", lambda run: run.environment)
+    _say(notes)
+    if args.export_rl_zoo is not None:
+        return _export(runs, args.export_rl_zoo)
+    return _draw(runs, args, out)
+
+
+def _chosen(
+    runs: "list[Found]", names: Sequence[str] | None, kind: str, name_of: "Callable[[Found], str]"
+) -> "list[Found]":
+    known = {name_of(run) for run in runs}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(unknown(f"{kind} among these runs", name, known))
+    return [run for run in runs if names is None or name_of(run) in names]
+
+
+def _draw(runs: "list[Found]", args: argparse.Namespace, out: Path) -> int:
+    from sparse_rl.plots.curves import panels
+    from sparse_rl.plots.drawing import draw, save, save_table
+    from sparse_rl.plots.gathering import gather
+    from sparse_rl.plots.intervals import STATISTICS
+
+    statistic = "mean" if args.mean else "iqm"
+    records, notes = gather(runs, args.x, args.window if args.training else None)
+    _say(notes)
+    shown = panels(records, STATISTICS[statistic])
+    episodes = f"training episodes, last {args.window}" if args.training else "evaluations"
+    title = f"{'mean' if args.mean else 'IQM'} over runs, 95 % intervals; {episodes}"
+    save(draw(shown, [args.x], title), out)
+    table = out.with_suffix(".csv")
+    save_table(shown, statistic, table)
+    curves = sum(len(panel) for panel in shown.values())
+    print(f"{len(records)} runs, {curves} curves: {out}, {table}")
+    return 0
+
+
+def _export(runs: "list[Found]", folder: Path) -> int:
+    from sparse_rl.plots.exporting import export
+
+    links = export(runs, folder)
+    print(f"{len(links)} runs are linked in {folder}. For example:")
+    run, link = runs[0], links[0]
+    names = f"-a {run.algorithm} -e {link.name.rpartition('_')[0]} -f {folder}"
+    print(f"  python -m rl_zoo3.cli all_plots {names} -o curves")
+    print(f"  python -m rl_zoo3.cli plot_train {names}")
+    return 0
+
+
+def _animate(args: argparse.Namespace) -> int:
+    from sparse_rl.plots.animation import animate, check_ending, read_film
+
+    if len(args.runs) != 1:
+        raise ValueError(f"--connectivity animates one run, not {len(args.runs)}: give its folder.")
+    out = args.out or Path("connectivity.gif")
+    check_ending(out)
+    film = read_film(args.runs[0])
+    if not film.connections:
+        _say(
+            ["this run has kept only means, in connectivity.csv, not every feature: it is from before there was more."]
+        )
+    animate(film, out)
+    print(f"{len(film.steps)} frames: {out}")
+    return 0
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"Note: {note}", file=sys.stderr)

@@ -1,0 +1,167 @@
+"""Run folders: ours, ``<algo>/<env>/<n>``, and those of rl-baselines3-zoo, ``<algo>/<env>_<n>``."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparse_rl.agents.checks import InputError
+from sparse_rl.envs import EnvironmentIdError
+from sparse_rl.plots.files import EVALUATIONS, MONITORS
+from sparse_rl.training.existing import read_config
+from sparse_rl.training.plan import protocol
+from sparse_rl.training.run_folder import CHECKPOINTS
+
+ZOO = "rl-baselines3-zoo"
+_ZOO_NAME = re.compile(r"(?P<environment>.+)_(?P<number>\d+)")
+# Hyperparameters that change nothing of what is learnt.
+_OF_LOOKING = ("eval_freq", "eval_episodes")
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    A run's folder, and what it is a run of.
+
+    :param path: the folder
+    :param algorithm: name of the algorithm
+    :param environment: id of the environment; in a folder of the zoo, the file name that stands for it
+    :param replay: ``"redrawn noise"``, ``"observed noise"`` or ``"no noise"``
+    :param number: which of its kind it is
+    :param n_envs: copies of the environment; ``None`` if unknown
+    :param tensorboard: folder of TensorBoard's files
+    :param hyperparameters: flat; empty if unknown
+    :param is_ours: whether it is a run of this project
+    """
+
+    path: Path
+    algorithm: str
+    environment: str
+    replay: str
+    number: int
+    n_envs: int | None
+    tensorboard: Path
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    is_ours: bool = True
+
+
+def find_runs(paths: Sequence[Path]) -> tuple[list[Found], list[str]]:
+    """
+    Find all runs in or below some folders.
+
+    :param paths: the folders
+    :return: the runs, each once; and a sentence for each folder that looks like one but is none
+    :raises InputError: if a path is no folder, or there is no run at all
+    """
+    runs, notes = [], []
+    for folder in _candidates(paths):
+        try:
+            runs.append(_identify(folder))
+        except (ValueError, OSError) as error:
+            notes.append(f"{str(folder)!r} does not count: {error}")
+    if not runs:
+        where = ", ".join(repr(str(path)) for path in paths)
+        raise InputError(
+            f"There is no run in {where}: expected folders such as runs/anf-sac/HalfCheetah-noise98/1, or "
+            f"logs/sac/HalfCheetah-v5_1 of {ZOO}, with {EVALUATIONS} or {MONITORS} in them."
+            + "".join(f"\n{note}" for note in notes)
+        )
+    return runs, notes
+
+
+def _candidates(paths: Iterable[Path]) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    for path in paths:
+        if not path.is_dir():
+            raise InputError(f"There is no folder {str(path)!r}: give a run's folder, or one with runs below it.")
+        yield from _below(path, seen)
+
+
+def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Go down, also through links, which may lead round in circles."""
+    status = folder.stat()
+    if (key := (status.st_dev, status.st_ino)) in seen:
+        return
+    seen.add(key)
+    if (folder / EVALUATIONS).exists() or any(folder.glob(MONITORS)):
+        yield folder
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: (len(entry.name), entry.name)):
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name != CHECKPOINTS:
+            yield from _below(Path(entry.path), seen)
+
+
+def _identify(folder: Path) -> Found:
+    path = folder.absolute()
+    if (folder / "config.yml").exists():
+        return _ours(folder, read_config(folder))
+    name = _ZOO_NAME.fullmatch(path.name)
+    if name is None or not path.parent.name:
+        raise InputError(
+            "it has no config.yml, as runs of this project have, and is not called <environment>_<n>, as those of "
+            f"{ZOO}."
+        )
+    environment = name["environment"]
+    try:
+        replay = protocol(environment, "observed")
+    except EnvironmentIdError:
+        replay = "no noise"
+    number, algorithm = int(name["number"]), path.parent.name
+    return Found(folder, algorithm, environment, replay, number, None, folder, is_ours=False)
+
+
+def _ours(folder: Path, config: Mapping[str, Any]) -> Found:
+    algorithm, environment = config.get("algo"), config.get("env")
+    hyperparameters = config["hyperparameters"]
+    n_envs = hyperparameters.get("n_envs", 1)
+    if not isinstance(algorithm, str) or not isinstance(environment, str) or not isinstance(n_envs, int):
+        raise InputError("its config.yml does not say what it is a run of.")
+    settings = dict(_flat({**hyperparameters, "env_kwargs": config.get("env_kwargs") or {}}))
+    for key in _OF_LOOKING:
+        settings.pop(key, None)
+    number = folder.absolute().name
+    return Found(
+        folder,
+        algorithm,
+        environment,
+        protocol(environment, str(hyperparameters.get("replay", "observed"))),
+        int(number) if number.isdecimal() else 1,
+        n_envs,
+        Path(str(config.get("tensorboard", folder))),
+        settings,
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def settings_of(runs: Sequence[Found]) -> list[str]:
+    """
+    Say what sets runs of the same algorithm, environment and noise protocol apart, besides their seeds.
+
+    :param runs: the runs
+    :return: for each the hyperparameters in which it differs from another one; of which project it is, if not of ours
+    """
+    kinds: dict[tuple[Any, ...], list[Found]] = {}
+    for run in runs:
+        kinds.setdefault(_kind(run), []).append(run)
+    return [_difference(run, kinds[_kind(run)]) if run.is_ours else ZOO for run in runs]
+
+
+def _kind(run: Found) -> tuple[Any, ...]:
+    return run.algorithm, run.environment, run.replay, run.is_ours
+
+
+def _difference(run: Found, others: Sequence[Found]) -> str:
+    keys = dict.fromkeys(key for other in others for key in other.hyperparameters)
+    differing = [
+        key for key in keys if any(other.hyperparameters.get(key) != run.hyperparameters.get(key) for other in others)
+    ]
+    return ", ".join(f"{key} {run.hyperparameters.get(key, 'unset')}" for key in differing)
