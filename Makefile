@@ -1,5 +1,5 @@
 # Work on the project: `make check` is what a change has to pass.
-.PHONY: check format lint types test slow bench
+.PHONY: check format lint types test slow docs bench
 
 check: lint types test
 
@@ -20,6 +20,10 @@ test:
 # Two at a time, each with one thread.
 slow:
 	OMP_NUM_THREADS=1 pytest -m slow -n 2 --dist worksteal
+
+# A folder of pages, build/site/index.html; `pip install -c constraints.txt -e '.[docs]'` first.
+docs:
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # A quarter of an hour on two quiet cores; `pip install -c constraints.txt -e '.[bench]'` first, for the other packages.
 bench:

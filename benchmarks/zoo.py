@@ -53,6 +53,8 @@ def publish(run: Run, out: Path, episodes: int, seed: int, again: bool) -> str:
     if (run.folder / "phases.yml").exists() or config.get("env_kwargs"):
         raise InputError(f"{config['env']} is permuted, or has arguments of its own: a card has no place for these.")
     trained = open_trained(str(run.folder), best=True)
+    if trained.normalization is not None:
+        raise InputError("its observations are normalized, and an agent that acts only has no place for statistics.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix=".partial-") as temporary:
         entry = Path(temporary) / "entry"

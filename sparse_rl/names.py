@@ -1,8 +1,10 @@
-"""Messages for names that nobody knows, and for packages that are missing: one way of saying it everywhere."""
+"""Names: typos and missing packages are answered in one way, and ``module:Name`` is found in the user's own code."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 MOST_NAMES = 30  # in one message
 
@@ -22,6 +24,37 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
         return f"Unknown {kind} {str(name)!r}. Did you mean {' or '.join(repr(n) for n in nearest)}?"
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return f"Unknown {kind} {str(name)!r}. Known: {', '.join(names[:MOST_NAMES])}{more}."
+
+
+def is_own(name: object) -> bool:
+    """
+    Tell whether a name is that of something of the user's own.
+
+    :param name: a name
+    :return: whether it is ``module:Name``
+    """
+    return isinstance(name, str) and ":" in name
+
+
+def find(kind: str, name: str) -> Any:
+    """
+    Find something of the user's own. Its module is imported, which runs code: only for names that the user gave.
+
+    :param kind: what is looked up, for example ``"method"``
+    :param name: ``module:Name``
+    :return: what has this name
+    :raises ValueError: if the module cannot be imported, or there is no such name in it
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = import_module(module)
+    except (Exception, SystemExit) as error:  # it is somebody else's code
+        raise ValueError(
+            f"The {kind} {name!r} names a module that cannot be imported: {type(error).__name__}: {error}."
+        ) from error
+    if not hasattr(found, attribute):
+        raise ValueError(unknown(f"{kind} in the module {module!r}", attribute, vars(found)))
+    return getattr(found, attribute)
 
 
 def require(module: str, package: str, extra: str) -> None:

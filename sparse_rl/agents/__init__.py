@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparse_rl.agents.classes import register
     from sparse_rl.agents.dynamic_replay import DynamicReplayBuffer
     from sparse_rl.agents.foreign import safe_load
     from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
     from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
     from sparse_rl.agents.sac import SAC
-    from sparse_rl.agents.saved import load_agent, save_agent
+    from sparse_rl.agents.saved import as_trained, load_agent, load_normalization, save_agent
     from sparse_rl.agents.td3 import TD3
     from sparse_rl.agents.zoo import load
 
@@ -21,8 +22,11 @@ __all__ = [
     "MultiStepCallback",
     "ObservedReplayBuffer",
     "RedrawnReplayBuffer",
+    "as_trained",
     "load",
     "load_agent",
+    "load_normalization",
+    "register",
     "safe_load",
     "save_agent",
 ]
@@ -36,8 +40,11 @@ _LAZY = {
     "MultiStepCallback": "replay_callbacks",
     "ObservedReplayBuffer": "replay",
     "RedrawnReplayBuffer": "replay",
+    "as_trained": "saved",
     "load": "zoo",
     "load_agent": "saved",
+    "load_normalization": "saved",
+    "register": "classes",
     "safe_load": "foreign",
     "save_agent": "saved",
 }

@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sparse_rl.agents.gather import gather, pick
+from sparse_rl.agents.normalization import normalize_rows
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.kernels import empty_rows, follow_torch
 
@@ -62,6 +63,8 @@ def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, gamm
         inputs = buffer.feature_major(indices, copies, env, spare=n_actions)
     else:
         inputs = _gathered(buffer, indices * buffer.n_envs + copies)
+        if env is not None:
+            normalize_rows(inputs[:-n_actions], env)
     actions = inputs[-n_actions:, :batch_size]
     rewards, dones = np.empty((2, 1, batch_size), np.float32)
     pick(buffer.actions, buffer.rewards, buffer.dones, buffer.timeouts, indices, copies, actions, rewards[0], dones[0])
@@ -74,11 +77,11 @@ def _can_gather(buffer: ReplayBuffer, env: VecNormalize | None) -> bool:
     """Tell whether observations can be taken straight from the memory of Stable-Baselines3's own buffer."""
     return (
         type(buffer) is ReplayBuffer
-        and env is None
         and not buffer.optimize_memory_usage
         and buffer.device.type == "cpu"
         and buffer.observations.ndim == 3
-        and buffer.observations.dtype in (np.float32, np.float64)
+        # Stable-Baselines3 normalizes what is stored, before it becomes 32 bits.
+        and buffer.observations.dtype in ((np.float32, np.float64) if env is None else (np.float32,))
     )
 
 

@@ -1,6 +1,5 @@
 """From a recipe to a learner: the one place where hyperparameters meet Stable-Baselines3."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents.checks import MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
-from sparse_rl.agents.classes import POLICY_CLASSES
+from sparse_rl.agents.classes import POLICY_CLASSES, parameters_of, settings_of
 from sparse_rl.agents.description import Description
 from sparse_rl.agents.dynamic_replay import (
     DynamicObservedReplayBuffer,
@@ -29,7 +28,7 @@ from sparse_rl.agents.learners import dense_policy, learner_class
 from sparse_rl.agents.memory import Footprint, nbytes
 from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
 from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
-from sparse_rl.names import unknown
+from sparse_rl.names import find, is_own, unknown
 from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import sparse_policy
 from sparse_rl.sb3.steps import minibatches
@@ -59,7 +58,7 @@ def learner_defaults(learner: str) -> dict[str, Any]:
     :return: their names and Stable-Baselines3's defaults
     :raises InputError: if there is no such learner, or it is in a package that is not installed
     """
-    parameters = inspect.signature(learner_class(learner)).parameters
+    parameters = parameters_of(learner_class(learner))
     return {name: p.default for name, p in parameters.items() if name not in _NOT_IN_RECIPES}
 
 
@@ -72,7 +71,20 @@ def make_method(description: Mapping[str, Any]) -> Method:
     :raises ValueError: if its settings do not fit together
     """
     settings = {key: value for key, value in description.items() if key != "name"}
-    return _METHODS[description["name"]](**settings)
+    name = description["name"]
+    return _own_method(name, settings) if is_own(name) else _METHODS[name](**settings)
+
+
+def _own_method(name: str, settings: Mapping[str, Any]) -> Method:
+    """Make a method of the user's own, if it is one."""
+    try:
+        method: Method = find("method", name)(**settings)
+    except TypeError as error:  # a setting without a default is missing, or it is no class
+        raise InputError(f"The method {name!r} cannot be made: {error}.") from error
+    for part in ("needs_gradient", "updates_between", "check", "propose"):
+        if not hasattr(method, part):
+            raise InputError(f"{name!r} is not a method of sparse training: it has no {part!r}. See docs/extending.md.")
+    return method
 
 
 def in_gradient_steps(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +154,7 @@ def make_model(
         arguments["train_freq"] = tuple(arguments["train_freq"])
     arguments["policy_kwargs"] = policy_kwargs
     if "noise_type" in hyperparameters:
-        if "action_noise" not in inspect.signature(algorithm).parameters:
+        if "action_noise" not in parameters_of(algorithm):
             raise InputError(f"{learner} explores without noise on its actions: leave out 'noise_type'.")
         arguments["action_noise"] = _action_noise(hyperparameters, vec_env)
     if issubclass(algorithm, OffPolicyAlgorithm):
@@ -298,8 +310,7 @@ def policy_arguments(learner: str, given: Mapping[str, Any], optimizer: Mapping[
     :return: the arguments of the policy, with classes for their names
     :raises InputError: if a key or a name is not known
     """
-    parameters = inspect.signature(dense_policy(learner)).parameters
-    known = set(parameters) - {"self", "observation_space", "action_space", "lr_schedule"}
+    known = settings_of(dense_policy(learner))
     result = dict(given)
     for key in given:
         if key in SPARSE_KEYS:

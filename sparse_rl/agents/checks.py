@@ -1,10 +1,11 @@
 """What the values of a recipe may be. Every message is a sentence for the person who wrote the recipe."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_rl.names import unknown
+from sparse_rl.names import find, is_own, unknown
 
 
 class InputError(ValueError):
@@ -143,12 +144,33 @@ def _lambdas(key: str, value: Any) -> list[float]:
 _COUNT = Number(1, whole=True)
 _FRACTION = Number(0, 1)
 _MAPPING = _is(dict, "a mapping such as {key: value}")
+_TRUTH = _is(bool, "true or false")
+
+#: The arguments of Stable-Baselines3's ``VecNormalize``.
+NORMALIZE: Mapping[str, Check] = {
+    "norm_obs": _TRUTH,
+    "norm_reward": _TRUTH,
+    "clip_obs": Number(0, above=True),
+    "clip_reward": Number(0, above=True),
+    "gamma": _FRACTION,
+    "epsilon": Number(0, above=True),
+}
+
+
+def _normalize(key: str, value: Any) -> dict[str, Any] | None:
+    if isinstance(value, bool):
+        return {} if value else None
+    if not isinstance(value, dict):
+        raise InputError(f"{key} must be true, false or a mapping such as {{norm_reward: false}}, not {value!r}.")
+    return _settings(key, value, NORMALIZE)
+
 
 # What decides a run but is no argument of the learner: rl-baselines3-zoo's keys, then this project's.
 RUN_KEYS: Mapping[str, Check] = {
     "n_timesteps": _COUNT,
     "n_envs": _COUNT,
     "policy": Choice(("MlpPolicy",)),
+    "normalize": _normalize,
     "noise_type": Choice(("normal", "ornstein-uhlenbeck")),
     "noise_std": Number(0),
     "eval_freq": Number(-1, whole=True),
@@ -285,7 +307,19 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
     :return: the same, with whole numbers as ``int``
     :raises InputError: if the name or a setting is not known, or a value is not allowed
     """
-    return _check_named("method", method, METHODS)
+    name = method.get("name")
+    known = {name: _own_settings(name)} if isinstance(name, str) and is_own(name) else METHODS
+    return _check_named("method", method, known)
+
+
+def _own_settings(name: str) -> Mapping[str, Check]:
+    """List the settings of a method of the user's own: the arguments of its class, by name or by type of default."""
+    known = {**_REPLACING, **_RESIZING}
+    try:
+        parameters = inspect.signature(find("method", name)).parameters
+    except TypeError as error:
+        raise InputError(f"The method {name!r} cannot be made: {error}.") from error
+    return {key: known.get(key) or _by_type(p.default) for key, p in parameters.items()}
 
 
 def check_optimizer(optimizer: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -311,7 +345,7 @@ def _check_named(kind: str, given: Mapping[str, Any], known: Mapping[str, Mappin
                 raise InputError(f"The {kind} {name!r} has no settings, so {key!r} cannot be set.")
             raise InputError(unknown(f"setting of the {kind} {name!r}", key, checks))
         result[key] = checks[key](key, value)
-    if "end" in checks and "end" not in result:
+    if "end" in checks and "end" not in result and not is_own(name):
         raise InputError(f"The method {name!r} needs the setting 'end': when its change is complete.")
     return result
 

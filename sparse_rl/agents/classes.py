@@ -39,17 +39,53 @@ POLICY_CLASSES: Mapping[str, Mapping[str, type]] = {
 }
 
 
-@cache
+_registered: dict[str, type[BaseAlgorithm]] = {}
+
+
+def register(algorithm: type[BaseAlgorithm], name: str | None = None) -> None:
+    """
+    Let agents of an algorithm of your own be saved and loaded safely: a file may name it from now on.
+
+    :param algorithm: the class, whose constructor takes plain values
+    :param name: its name in files; ``module:Class`` if ``None``
+    """
+    _registered[name or f"{algorithm.__module__}:{algorithm.__qualname__}"] = algorithm
+
+
 def algorithms() -> Mapping[str, type[BaseAlgorithm]]:
     """
     List the algorithms whose agents can be described.
 
-    :return: the classes by name, for example ``"stable_baselines3.PPO"``; those of sb3-contrib only if it is installed
+    :return: the classes by name, for example ``"stable_baselines3.PPO"``; those of sb3-contrib only if it is installed;
+        those that were registered
     """
+    return {**_known(), **_registered}
+
+
+@cache
+def _known() -> Mapping[str, type[BaseAlgorithm]]:
     ours = {f"sparse_rl.agents.{name}": getattr(sparse_rl.agents, name) for name in ("SAC", "TD3")}
     stock = {f"stable_baselines3.{name}": getattr(stable_baselines3, name) for name in _STOCK}
     contrib = import_module("sb3_contrib") if find_spec("sb3_contrib") else None
     return {**ours, **stock, **{f"sb3_contrib.{name}": getattr(contrib, name) for name in _CONTRIB if contrib}}
+
+
+def parameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
+    """
+    List the arguments of an algorithm's constructor, those included that ``**kwargs`` hands on to the class above.
+
+    :param algorithm: the class
+    :return: the parameters by name
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for c in algorithm.__mro__:
+        if "__init__" in vars(c):
+            own = inspect.signature(vars(c)["__init__"]).parameters
+            named = {name: p for name, p in own.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            found = {**named, **found}
+            if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
+                break
+    return found
 
 
 def policies(algorithm: type[BaseAlgorithm]) -> dict[str, type[BasePolicy]]:

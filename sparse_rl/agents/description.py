@@ -5,7 +5,6 @@ It names an algorithm, a policy, their arguments and the two spaces. Classes are
 :mod:`sparse_rl.agents.classes`; sizes are bounded before anything is built.
 """
 
-import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, TrainFreq
 
 from sparse_rl.agents.acting import WHY, is_acting_only, leave_out
-from sparse_rl.agents.classes import POLICY_CLASSES, algorithms, policies, settings_of
+from sparse_rl.agents.classes import POLICY_CLASSES, algorithms, parameters_of, policies, settings_of
 from sparse_rl.agents.spaces import describe_space, make_space
 from sparse_rl.names import unknown
 from sparse_rl.storage import StorageError
@@ -164,7 +163,7 @@ class Description:
                 if key not in known:
                     raise StorageError(f"{unknown(f'key of {title}', key[:80], known)} ({where})")
         for key, value in self.arguments.items():
-            _check_argument(key, value, inspect.signature(self.algorithm).parameters[key].default, where)
+            _check_argument(key, value, parameters_of(self.algorithm)[key].default, where)
         for key, classes in POLICY_CLASSES.items():
             if key in self.policy_kwargs:
                 _look_up(key, self.policy_kwargs[key], classes, where)
@@ -251,7 +250,7 @@ def arguments_of(algorithm: type[BaseAlgorithm], model: BaseAlgorithm | None = N
     :param model: an agent of it; then only those that it still knows
     :return: their names
     """
-    names = [name for name in inspect.signature(algorithm).parameters if name not in _NOT_STORED]
+    names = [name for name in parameters_of(algorithm) if name not in _NOT_STORED]
     return [name for name in names if model is None or hasattr(model, name)]
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from sparse_rl.caching import cached_njit
@@ -77,3 +78,25 @@ def reorder(features: Any, orders: Any, which: Any, out: Any) -> None:
         else:
             for b in range(len(which)):
                 out[k, b] = features[orders[which[b], k], b]
+
+
+@cached_njit(parallel=True)
+def normalize(features: Any, means: Any, deviations: Any, clip: Any) -> None:
+    """
+    Normalize observations in place, as Stable-Baselines3's ``VecNormalize`` does, to the bit.
+
+    :param features: float32 ``(features, columns)``
+    :param means: float64 ``(features,)``
+    :param deviations: float64, standard deviations, of the same shape
+    :param clip: the largest magnitude of what comes out
+    """
+    for k in prange(len(features)):
+        row, mean, deviation = features[k], means[k], deviations[k]
+        for b in range(len(row)):
+            value = (np.float64(row[b]) - mean) / deviation
+            # NaN is neither, and stays.
+            if value > clip:
+                value = clip
+            elif value < -clip:
+                value = -clip
+            row[b] = value

@@ -12,7 +12,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sparse_rl.agents.checks import InputError
-from sparse_rl.names import unknown
+from sparse_rl.agents.classes import register
+from sparse_rl.names import find, is_own, unknown
 
 _BOX, _DISCRETE = (spaces.Box,), (spaces.Discrete,)
 _ANY = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -39,6 +40,8 @@ def learner_class(learner: str) -> type[BaseAlgorithm]:
     :return: the class
     :raises InputError: if there is no such learner, or it is in a package that is not installed
     """
+    if is_own(learner):
+        return _own_learner(learner)
     if learner not in LEARNERS:
         raise InputError(unknown("learner", learner, LEARNERS))
     module, name, _ = LEARNERS[learner]
@@ -48,6 +51,18 @@ def learner_class(learner: str) -> type[BaseAlgorithm]:
             "pip install -c constraints.txt -e '.[contrib]'"
         )
     found: type[BaseAlgorithm] = getattr(import_module(module), name)
+    return found
+
+
+def _own_learner(name: str) -> type[BaseAlgorithm]:
+    """Find a learner of the user's own, whose agents can be described from then on."""
+    found = find("learner", name)
+    if not (isinstance(found, type) and issubclass(found, BaseAlgorithm) and "MlpPolicy" in found.policy_aliases):
+        raise InputError(
+            f"{name!r} is not a learner: expected a subclass of an algorithm of Stable-Baselines3 that has an "
+            "'MlpPolicy'. See docs/extending.md."
+        )
+    register(found, name)
     return found
 
 
@@ -71,7 +86,8 @@ def check_actions(learner: str, space: spaces.Space[Any], environment: str) -> N
     :param environment: its id, for the error message
     :raises InputError: if it cannot
     """
-    kinds = LEARNERS[learner][2]
+    # Of a learner of the user's own Stable-Baselines3 sees what it needs.
+    kinds = _ANY if is_own(learner) else LEARNERS[learner][2]
     if not isinstance(space, kinds):
         others = ", ".join(sorted(name for name, (_, _, able) in LEARNERS.items() if isinstance(space, able)))
         raise InputError(

@@ -2,7 +2,8 @@
 Recipes: the hyperparameters of an algorithm, as plain YAML in the style of rl-baselines3-zoo.
 
 An algorithm is a learner (``ppo``), which is dense, or ``<method>-<learner>`` (``rigl-ppo``). Its recipe is the file of
-its name, if there is one; else what is in ``methods/<method>.yml`` goes on top of the learner's recipe.
+its name, if there is one; else what is in ``methods/<method>.yml`` goes on top of the learner's recipe. Either may be
+the user's own, named ``module:Class``; then its recipe is the class's attribute ``recipe``, if it has one.
 
 A recipe file may have these sections: ``extends`` (another algorithm's name, whose recipe comes first), ``default``,
 one for each environment that needs its own values (its name without version and noise), and ``variants``.
@@ -19,7 +20,7 @@ import gymnasium
 import yaml
 
 from sparse_rl.agents.checks import InputError, describe
-from sparse_rl.names import unknown
+from sparse_rl.names import find, is_own, unknown
 from sparse_rl.storage import open_regular
 
 Recipe = dict[str, Any]
@@ -28,6 +29,10 @@ _FOLDER = resources.files("sparse_rl.agents") / "recipes"
 _METHODS = _FOLDER / "methods"
 _RESERVED = ("default", "extends", "variants")
 
+
+#: What goes with a method and a learner of the user's own that have no recipe.
+OWN_METHOD: Recipe = {"sparsity": 0.8, "distribution": "input"}
+OWN_LEARNER: Recipe = {"n_timesteps": 1_000_000}
 
 MOST_BYTES = 2**22  # of a file
 MOST_VALUES = 10_000  # in a file; a few aliases of aliases would make billions
@@ -90,12 +95,15 @@ def check_algorithm(algorithm: str) -> None:
     :param algorithm: its name
     :raises InputError: if it is not; the message says what comes near, or how names are made
     """
-    if algorithm in algorithms():
-        return
     method, _, learner = algorithm.rpartition("-")
+    is_known = (is_own(learner) or learner in learners()) and (not method or is_own(method) or method in methods())
+    if algorithm in algorithms() or is_known:
+        return
     if learner in learners() and method:  # only these methods come near, not everything that ends alike
         known = [name.removesuffix(f"-{learner}") for name in algorithms() if name.endswith(f"-{learner}")]
         raise InputError(f"Unknown algorithm {algorithm!r}. {unknown('method', method, known)}")
+    if is_own(method):
+        raise InputError(unknown("learner", learner, learners()))
     message = unknown("algorithm", algorithm, algorithms())
     if "Did you mean" not in message:
         message = (
@@ -147,15 +155,30 @@ def _chain(algorithm: str, file: Path | None) -> list[Recipe]:
         if "extends" in documents[0]:
             raise InputError(f"{str(file)!r} goes on top of the recipe of --algo {algorithm}: leave out 'extends'.")
     while parent is not None:
-        if parent not in algorithms():
+        if not is_own(parent) and parent not in algorithms():
             raise InputError(unknown("algorithm after 'extends'", parent, algorithms()))
         path, base = _FOLDER / f"{parent}.yml", None
-        if not path.is_file():
+        if is_own(parent) or not path.is_file():
             method, _, base = parent.rpartition("-")
             path = _METHODS / f"{method}.yml"
+            if is_own(method):
+                documents.append({"default": _own_recipe("method", method, OWN_METHOD)})
+                parent = base
+                continue
+            if not method:
+                documents.append({"default": _own_recipe("learner", parent, OWN_LEARNER)})
+                break
         documents.append(_parse_file(path.read_text(encoding="utf-8"), path.name))
         parent = documents[-1].get("extends", base)
     return documents[::-1]
+
+
+def _own_recipe(kind: str, name: str, default: Recipe) -> Recipe:
+    """Give the recipe of a method or a learner of the user's own."""
+    recipe = getattr(find(kind, name), "recipe", default)
+    if not isinstance(recipe, Mapping):
+        raise InputError(f"The attribute 'recipe' of {name!r} must hold a recipe's keys, not {describe(recipe)}.")
+    return {**recipe, **({"method": {"name": name, **recipe.get("method", {})}} if kind == "method" else {})}
 
 
 def _parse_file(text: str, name: str) -> Recipe:

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sparse_rl.agents.gather import gather, reorder
+from sparse_rl.agents.normalization import normalize_rows
 from sparse_rl.envs import NoiseModel, Stream, permutation_at
 from sparse_rl.kernels import empty_rows, follow_torch
 
@@ -182,10 +183,7 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         ends = None if last is None else last * self.n_envs + copies
         shown = self._with_noise(indices * self.n_envs + copies, ends, spare)
         if env is not None:
-            observations = shown[: self.n_features]
-            normalized = self._normalize_obs(observations.T, env)
-            assert isinstance(normalized, np.ndarray)
-            observations[:] = normalized.T
+            normalize_rows(shown[: self.n_features], env)
         return shown
 
     def _with_noise(

@@ -15,10 +15,12 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sparse_rl.agents.acting import is_acting_only, tensors_to_act
 from sparse_rl.agents.description import Description
 from sparse_rl.agents.filling import fill, variables_of
+from sparse_rl.agents.normalization import METADATA, PREFIX, Normalization
 from sparse_rl.storage import (
     StorageError,
     load_tensors,
@@ -37,6 +39,8 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     """
     Save an agent as ``model.safetensors`` and ``config.json``.
 
+    If its environment is normalized, the statistics are part of the first one.
+
     :param model: the agent: of this project, Stable-Baselines3 or sb3-contrib
     :param folder: where to put the two files; it is made if need be, and an agent that is there already is replaced
     :param acting_only: whether to leave out what it does not take to act: critics, target networks, the entropy
@@ -46,6 +50,7 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     :raises OSError: if a file cannot be written
     """
     folder = Path(folder)
+    env = model.get_vec_normalize_env()
     acting_only = acting_only or is_acting_only(model.policy)
     description = replace(Description.of(model), acting_only=acting_only)
     config = json.dumps(description.to_json(), indent=1, allow_nan=False) + "\n"
@@ -54,8 +59,13 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     tensors = {f"{_POLICY}{name}": tensor.clone() for name, tensor in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CONFIG, lambda file: file.write(config.encode()))
-    variables = {} if acting_only else variables_of(model)
-    save_tensors(folder / MODEL, tensors | variables, {"num_timesteps": model.num_timesteps})
+    metadata: dict[str, Any] = {"num_timesteps": model.num_timesteps}
+    tensors |= {} if acting_only else variables_of(model)
+    if env is not None:
+        normalization = Normalization.of(env)
+        tensors |= normalization.tensors()
+        metadata[METADATA] = dict(normalization.settings)
+    save_tensors(folder / MODEL, tensors, metadata)
 
 
 def load_agent(
@@ -68,7 +78,9 @@ def load_agent(
     dtypes that it needs, the topologies are valid and the numbers finite, are they copied.
 
     :param folder: what :func:`save_agent` wrote to
-    :param env: where it is to go on learning, with an empty replay buffer and fresh optimizers; ``None`` to act only
+    :param env: where it is to go on learning, with an empty replay buffer and fresh optimizers; ``None`` to act only.
+        If the agent was trained in a ``VecNormalize``, it is put into one, with the agent's statistics, unless it is
+        one already
     :param device: where the networks live
     :param max_bytes: how large the file of tensors may be
     :param changes: arguments of the algorithm that go before the stored ones, or are not stored: ``action_noise``,
@@ -89,12 +101,45 @@ def load_agent(
     steps = metadata.get("num_timesteps", 0)
     if type(steps) is not int or steps < 0:
         raise StorageError(f"num_timesteps in {str(file)!r} must be a whole number, not {str(steps)[:80]!r}.")
+    normalization = Normalization.read(tensors, metadata, repr(str(file)))
+    if env is not None and normalization is not None:
+        env = BaseAlgorithm._wrap_env(env)
+        if unwrap_vec_normalize(env) is None:
+            env = normalization.wrap(env, training=True)
     model = description.build(env, device, where, **changes)
     policy = {name.removeprefix(_POLICY): each for name, each in tensors.items() if name.startswith(_POLICY)}
-    rest = {name: each for name, each in tensors.items() if not name.startswith(_POLICY)}
+    rest = {name: each for name, each in tensors.items() if not name.startswith((_POLICY, PREFIX))}
     fill(model, policy, rest, repr(str(file)))
     model.num_timesteps = steps
     return model
+
+
+def load_normalization(folder: Path | str, max_bytes: int = 2**30) -> Normalization | None:
+    """
+    Read the statistics of a saved agent, which may be a stranger's.
+
+    :param folder: what :func:`sparse_rl.agents.save_agent` wrote to
+    :param max_bytes: how large the file may be
+    :return: the statistics; ``None`` if the agent sees what there is
+    :raises StorageError: if the file is damaged or lies
+    :raises OSError: if it cannot be read
+    """
+    file = Path(folder) / MODEL
+    return Normalization.read(*load_tensors(file, max_bytes), repr(str(file)))
+
+
+def as_trained(env: VecEnv, folder: Path | str) -> VecEnv:
+    """
+    Show an environment to a saved agent as it saw it in training; the statistics are not updated any longer.
+
+    :param env: the environment, not normalized
+    :param folder: the folder of the agent
+    :return: the environment, normalized if the agent was trained so; rewards stay the environment's
+    :raises StorageError: if the file is damaged, or observations have another shape
+    :raises OSError: if it cannot be read
+    """
+    normalization = load_normalization(folder)
+    return env if normalization is None else normalization.wrap(env)
 
 
 def _check_folder(folder: Path) -> None:

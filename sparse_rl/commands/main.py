@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from sparse_rl.names import unknown
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words of the command line; those of this process if ``None``
     :return: the exit code: 0; 1 if something went wrong; 2 for bad input; 130 if interrupted
     """
+    look_around()
     words = sys.argv[1:] if arguments is None else list(arguments)
     name = words[0] if words else "--help"
     if not name.startswith("-") and name not in COMMANDS:
@@ -81,6 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted.", 128 + signal.SIGINT)
     return code
+
+
+def look_around() -> None:
+    """Let modules in the current folder be found, last of all: the user's own, which ``--env module:Id`` names."""
+    with suppress(OSError):  # the folder may be gone
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
 
 
 def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
+from sparse_rl.commands.main import look_around
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.names import is_own
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, RunFolder
@@ -97,11 +99,13 @@ def _add_basics(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--algo", default="anf-sac", metavar="NAME",
         help=f"a learner, dense: {', '.join(learners())}; or METHOD-LEARNER, sparse, with one of the methods "
-        f"{', '.join(methods())}; or {', '.join(special)} (%(default)s)",
+        f"{', '.join(methods())}; or {', '.join(special)}; METHOD or LEARNER may be a class of "
+        "your own, module:Class (%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--env", default="HalfCheetah-noise98", metavar="ID",
-        help="any Gymnasium id that shows vectors; -noise98 makes 98 %% of the features noise (%(default)s)",
+        help="any Gymnasium id that shows vectors, module:Id if a module registers it; -noise98 makes 98 %% of the "
+        "features noise (%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "-n", "--n-timesteps", "--total-timesteps", type=_whole, metavar="N", help="environment steps (from the recipe)"
@@ -238,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words of the command line; those of this process if ``None``
     :return: the exit code: 0; 2 for bad input; 130 or 143 if ended by SIGINT or SIGTERM
     """
+    look_around()
     words = sys.argv[1:] if arguments is None else list(arguments)
     return run(make_parser().parse_args(words), words, "python train.py")
 
@@ -434,7 +439,8 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, prog
     print(f"\nWhere everything is:    {run}")
     print(f"What it looks at:       {run}/connectivity.png")
     print(f"To see the curves:      tensorboard --logdir {shlex.quote(str(tensorboard))}")
-    print(f"To evaluate the agent:  sparse-rl evaluate {run}")
+    trust = " --trust" if ":" in experiment.plan.env or is_own(learner_of(experiment.plan.algo)) else ""
+    print(f"To evaluate the agent:  sparse-rl evaluate {run}{trust}")
     if folder.checkpoints.exists():
         newest = experiment.resume.newest
         where = "from its beginning" if newest is None else f"from step {newest:,}"

@@ -85,6 +85,7 @@ def make_sparse(
     kernel: str = "auto",
     initialisation: str = "dense",
     generator: torch.Generator | None = None,
+    layer_class: type[SparseLinear] = SparseLinear,
 ) -> None:
     """
     Replace linear layers by sparse ones, in place, with random topologies of given sizes.
@@ -98,6 +99,7 @@ def make_sparse(
     :param initialisation: ``"dense"`` to leave the surviving weights as they were drawn (as ANF does), or ``"sparse"``
         to scale them by the number of active weights: see :meth:`SparseLinear.rescale_to_fan_in`
     :param generator: source of randomness; PyTorch's global generator if ``None``
+    :param layer_class: the class of the sparse layers
     :raises ValueError: if a number, a name, the kernel or the initialisation is invalid
     """
     if initialisation not in INITIALISATIONS:
@@ -107,7 +109,7 @@ def make_sparse(
         if start == ends[name] == linear.weight.numel():
             continue
         topology = Topology.random((linear.out_features, linear.in_features), start, generator)
-        layer = SparseLinear.from_dense(linear, topology, kernel, ends[name])
+        layer = layer_class.from_dense(linear, topology, kernel, ends[name])
         if initialisation == "sparse":
             layer.rescale_to_fan_in()
         parent, _, child = name.rpartition(".")

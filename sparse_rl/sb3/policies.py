@@ -1,7 +1,7 @@
 """SAC and TD3 policies with sparse layers, for Stable-Baselines3's own learners and for ours."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 import torch.nn.functional as F
@@ -92,6 +92,9 @@ def _checked_sparsity(key: str, sparsity: Sparsity) -> float | dict[str, float]:
 class SparsePolicy(BasePolicy):
     """What all sparse policies share: the settings, which :class:`SparseSACPolicy` explains, and what they do."""
 
+    #: The class of the sparse layers; a subclass of the policy may have one of its own.
+    layer_class: ClassVar[type[SparseLinear]] = SparseLinear
+
     def __init__(
         self,
         *args: Any,
@@ -150,7 +153,7 @@ class SparsePolicy(BasePolicy):
             starts = ends
             if self.initial_sparsity is not None:
                 starts = share_out(module, layers, _of(self.initial_sparsity, name), self.distribution, dense)
-        make_sparse(module, starts, ends, self.kernel, self.initialisation)
+        make_sparse(module, starts, ends, self.kernel, self.initialisation, layer_class=self.layer_class)
 
 
 def _of(sparsity: Sparsity, network: str) -> float:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_rl.agents.checks import InputError, check_recipe
-from sparse_rl.agents.recipe import algorithms, learner_of, read_yaml
-from sparse_rl.names import unknown
+from sparse_rl.agents.recipe import check_algorithm, learner_of, read_yaml
 from sparse_rl.storage import locked
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, STAGING
@@ -48,8 +47,7 @@ def plan_of(config: Mapping[str, Any], folder: Path) -> Plan:
     """
     from sparse_rl.agents.build import learner_defaults
 
-    if config.get("algo") not in algorithms():
-        raise InputError(unknown("algorithm", config.get("algo"), algorithms()))
+    check_algorithm(str(config.get("algo")))
     values = {field.name: config[field.name] for field in fields(Plan) if field.name in config}
     for name in ("algo", "env", "seed"):
         if name not in values:

@@ -100,13 +100,17 @@ class Experiment:
             if self.method is not None:
                 self._check_method(self.method)
             if self.hyperparameters["eval_freq"] > 0:
-                self.eval_env = self._make_env(plan.n_eval_envs, plan.seed + EVALUATION_SEED_OFFSET)
+                self.eval_env = self._make_env(plan.n_eval_envs, plan.seed + EVALUATION_SEED_OFFSET, True)
         except BaseException:
             self.close()
             raise
 
-    def _make_env(self, n_envs: int, seed: int) -> VecEnv:
-        return make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs)
+    def _make_env(self, n_envs: int, seed: int, is_for_evaluation: bool = False) -> VecEnv:
+        normalize = self.hyperparameters.get("normalize")
+        if normalize is not None and is_for_evaluation:
+            # It gets the training environment's statistics before each evaluation, and shows returns as they are.
+            normalize = {**normalize, "training": False, "norm_reward": False}
+        return make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs, normalize)
 
     def _check_method(self, method: Method) -> None:
         """Check that the method has layers to work on, and can do what it shall with each."""

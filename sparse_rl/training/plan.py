@@ -136,6 +136,15 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     is_chosen = "replay" in hyperparameters
     if hyperparameters.setdefault("replay", "observed" if obstacle else "redrawn") == "redrawn" and obstacle:
         raise InputError(f"{args.env!r} {obstacle}: use `--replay observed`.")
+    if "normalize" in hyperparameters:
+        # The discount of the learner, as in rl-baselines3-zoo.
+        normalize = {"gamma": hyperparameters["gamma"], **hyperparameters["normalize"]}
+        hyperparameters["normalize"] = normalize
+        if environment.permute is not None and normalize.get("norm_obs", True):
+            raise InputError(
+                "The statistics by which 'normalize' works belong to places, and after a permutation each place shows "
+                "another feature: leave out -permute<N>, or give normalize:{norm_obs: false}."
+            )
     steps = hyperparameters["n_timesteps"]
     hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 2)))
     notes = []

@@ -225,7 +225,13 @@ class ResumeCallback(BaseCallback):
     def _begin_episodes(self, observations: Mapping[int, Any]) -> None:
         """Let some copies begin an episode: the one that was going on has no end, as if for a time limit."""
         model, rows = self.model, self.model.num_timesteps // self.training_env.num_envs
+        normalizer = model.get_vec_normalize_env()
         for rank, observation in observations.items():
+            if normalizer is not None:
+                normalizer.returns[rank] = 0
+                if (original := getattr(model, "_last_original_obs", None)) is not None:
+                    original[rank] = observation
+                observation = normalizer.normalize_obs(observation)
             assert isinstance(model._last_obs, np.ndarray)
             assert model._last_episode_starts is not None
             model._last_obs[rank], model._last_episode_starts[rank] = observation, True

@@ -35,7 +35,7 @@ class RunFolder:
 
     def __init__(self, root: Path, algorithm: str, environment: str) -> None:
         self.environment = file_name(environment)
-        parent = root / algorithm / self.environment
+        parent = root / file_name(algorithm) / self.environment
         try:
             parent.mkdir(parents=True, exist_ok=True)
             self.path = _claim_next(parent)

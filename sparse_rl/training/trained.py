@@ -17,14 +17,17 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl import envs
-from sparse_rl.agents import load_agent
+from sparse_rl.agents import load_agent, load_normalization
 from sparse_rl.agents.build import describe_networks, learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.filling import fill
 from sparse_rl.agents.foreign import read_zip
+from sparse_rl.agents.learners import learner_class
+from sparse_rl.agents.normalization import Normalization
 from sparse_rl.agents.recipe import check_algorithm, learner_of, read_yaml
 from sparse_rl.agents.saved import MODEL
 from sparse_rl.agents.zoo import CARD, find, read_card, zoo
+from sparse_rl.names import is_own
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.run_folder import agent_folder, file_name
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
@@ -40,6 +43,7 @@ class Trained:
     :param title: one line for people: algorithm, environment, noise protocol, and which agent of its run it is
     :param env_kwargs: arguments of the environment
     :param phase: the phase of a permuted environment in which it was saved; ``None`` if features are not permuted
+    :param normalization: through what it sees observations; ``None`` if it sees them as they are
     """
 
     model: BaseAlgorithm
@@ -47,6 +51,7 @@ class Trained:
     title: str
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     phase: int | None = None
+    normalization: Normalization | None = None
 
     def vec_env(self, seed: int = 0) -> VecEnv:
         """
@@ -60,14 +65,14 @@ class Trained:
         try:
             self._check_spaces(env)
             set_phase(env, self.phase)
+            return env if self.normalization is None else self.normalization.wrap(env)
         except BaseException:
             env.close()
             raise
-        return env
 
     def env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """
-        Make its environment as Gymnasium has it, to look at.
+        Make its environment as Gymnasium has it, to look at; observations are as the agent sees them.
 
         :param render_mode: Gymnasium's name of how to draw: ``"human"``, ``"rgb_array"``
         :return: the environment, of which the caller has to take care
@@ -78,6 +83,8 @@ class Trained:
             self._check_spaces(env)
             if self.phase is not None:
                 env.get_wrapper_attr("set_phase")(self.phase)
+            if self.normalization is not None:
+                env = gym.wrappers.TransformObservation(env, self.normalization.show, env.observation_space)
         except BaseException:
             env.close()
             raise
@@ -154,14 +161,15 @@ def _of_a_run(folder: Path, best: bool, env: str | None, phase: int | None, trus
     config = read_config(folder)
     environment, env_kwargs = _place(config, env, trust, folder)
     file = folder / ("best_model.zip" if best else f"{file_name(str(config.get('env')))}.zip")
+    normalization = None
     if agent_folder(file).exists():
-        model = load_agent(agent_folder(file))
+        model, normalization = _load(agent_folder(file))
     else:
         model = _from_zip(file, config, environment, env_kwargs)
     if phase is None and env is None:
         phase = _phase_of_agent(folder, "best" if best else "last")
     title = f"{_title(config, environment)}, {'best' if best else 'last'} agent"
-    return Trained(model, environment, title, env_kwargs, phase)
+    return Trained(model, environment, title, env_kwargs, phase, normalization)
 
 
 def _of_a_folder(folder: Path, env: str | None, phase: int | None, trust: bool) -> Trained:
@@ -170,8 +178,9 @@ def _of_a_folder(folder: Path, env: str | None, phase: int | None, trust: bool) 
         return _of_a_card(folder, env, phase, trust)
     run = folder.absolute().parent
     if not (run / "config.yml").exists():
-        model = load_agent(folder)
-        return Trained(model, env, f"{type(model).__name__} of {str(folder)!r}{f' on {env}' if env else ''}", {}, phase)
+        model, normalization = _load(folder)
+        title = f"{type(model).__name__} of {str(folder)!r}{f' on {env}' if env else ''}"
+        return Trained(model, env, title, {}, phase, normalization)
     config = read_config(run)
     environment, env_kwargs = _place(config, env, trust, folder)
     names = {"best": "best_model.zip", "last": f"{file_name(str(config.get('env')))}.zip"}
@@ -179,14 +188,20 @@ def _of_a_folder(folder: Path, env: str | None, phase: int | None, trust: bool) 
     if phase is None and env is None and which is not None:
         phase = _phase_of_agent(run, which)
     title = f"{_title(config, environment)}, {f'{which} agent' if which else folder.name}"
-    return Trained(load_agent(folder), environment, title, env_kwargs, phase)
+    model, normalization = _load(folder)
+    return Trained(model, environment, title, env_kwargs, phase, normalization)
 
 
 def _of_a_card(folder: Path, env: str | None, phase: int | None, trust: bool) -> Trained:
     card = read_card(folder)
     environment, _ = _place({"env": card.get("environment")}, env, trust, folder)
     title = f"{card.get('algorithm')} on {environment}, trained with {card.get('noise')}, agent of the zoo"
-    return Trained(load_agent(folder), environment, title, {}, phase)
+    model, normalization = _load(folder)
+    return Trained(model, environment, title, {}, phase, normalization)
+
+
+def _load(folder: Path) -> tuple[BaseAlgorithm, Normalization | None]:
+    return load_agent(folder), load_normalization(folder)
 
 
 def _title(config: Mapping[str, Any], environment: str) -> str:
@@ -195,16 +210,17 @@ def _title(config: Mapping[str, Any], environment: str) -> str:
 
 def _place(config: Mapping[str, Any], env: str | None, trust: bool, folder: Path) -> tuple[str, Mapping[str, Any]]:
     """Find the environment, and do not let a stranger's folder import anything."""
-    if env is not None:
-        return env, {}
-    environment = str(config.get("env"))
-    package = environment.rpartition(":")[0]
-    if package and package not in sys.modules and not trust:
-        raise InputError(
-            f"The environment {environment!r} of {str(folder)!r} imports the package {package!r}, which can run any "
-            "code: add --trust if you know it."
-        )
-    return environment, config.get("env_kwargs") or {}
+    environment, learner = str(config.get("env")), learner_of(str(config.get("algo", "sac")))
+    for kind, name in (("environment", environment if env is None else ""), ("learner", learner)):
+        package = name.rpartition(":")[0]
+        if package and package not in sys.modules and not trust:
+            raise InputError(
+                f"The {kind} {name!r} of {str(folder)!r} imports the package {package!r}, which can run any code: add "
+                "--trust if you know it."
+            )
+    if is_own(learner):
+        learner_class(learner)  # a description of its agents can name it from now on
+    return (environment, config.get("env_kwargs") or {}) if env is None else (env, {})
 
 
 def _from_zip(file: Path, config: Mapping[str, Any], environment: str, env_kwargs: Mapping[str, Any]) -> BaseAlgorithm:

@@ -14,9 +14,11 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.normalization import Normalization
 from sparse_rl.envs import make
 from sparse_rl.envs.state import StateError, restore, state_of
 
@@ -104,7 +106,12 @@ def _is_worker() -> bool:
 
 
 def make_vec_env(
-    environment: str, n_envs: int, seed: int, kind: str = "dummy", env_kwargs: Mapping[str, Any] | None = None
+    environment: str,
+    n_envs: int,
+    seed: int,
+    kind: str = "dummy",
+    env_kwargs: Mapping[str, Any] | None = None,
+    normalize: Mapping[str, Any] | None = None,
 ) -> VecEnv:
     """
     Make the vectorised form of an environment, and check that its observations can be learnt from.
@@ -114,6 +121,7 @@ def make_vec_env(
     :param seed: seed of the first copy; the next one has the next seed
     :param kind: ``"dummy"`` for one process, ``"subproc"`` for one process each
     :param env_kwargs: arguments of the environment
+    :param normalize: arguments of ``VecNormalize``; ``None`` for observations and rewards as they are
     :return: the environment, each copy in a :class:`RunMonitor`
     :raises InputError: if observations are not of a kind that can be learnt from
     :raises ValueError: if the environment cannot be made
@@ -147,15 +155,24 @@ def make_vec_env(
         ) from error
     vec_env = VEC_ENVS[kind]([factory(rank) for rank in range(n_envs)])
     vec_env.seed(seed)
-    return vec_env
+    return vec_env if normalize is None else VecNormalize(vec_env, **normalize)
 
 
 def _check(environment: str, env: gym.Env[Any, Any]) -> None:
     if not isinstance(env.observation_space, Box):
         kind = type(env.observation_space).__name__
-        raise InputError(f"{environment!r} has observations of kind {kind}; the learners here need Box observations.")
+        raise InputError(
+            f"{environment!r} has observations of kind {kind}; the learners here need Box observations: vectors. "
+            "Gymnasium's wrapper FlattenObservation makes one of them."
+        )
     if len(env.observation_space.shape or ()) != 1:
-        raise InputError(f"{environment!r} has observations of shape {env.observation_space.shape}, not a vector.")
+        what = (
+            "images, and there are no sparse convolutions here" if is_image_space(env.observation_space) else "arrays"
+        )
+        raise InputError(
+            f"{environment!r} has observations of shape {env.observation_space.shape}, not a vector: {what}. "
+            "Gymnasium's wrapper FlattenObservation makes a vector of them."
+        )
     observation, _ = env.reset(seed=0)
     if not np.isfinite(observation).all():
         raise InputError(f"{environment!r} gives NaN or infinite observations, from which nothing can be learnt.")
@@ -179,8 +196,11 @@ def keep(vec_env: VecEnv) -> dict[str, Any]:
     :param vec_env: what :func:`make_vec_env` returned
     :return: plain values and arrays
     """
-    # The seeds are those of a reset that is still to come.
-    return {"envs": vec_env.env_method("keep_state"), "seeds": list(vec_env._seeds)}
+    state: dict[str, Any] = {"envs": vec_env.env_method("keep_state")}
+    state["seeds"] = list(vec_env.unwrapped._seeds)  # of a reset that is still to come
+    if isinstance(vec_env, VecNormalize):
+        state["statistics"] = {**Normalization.of(vec_env).statistics, "returns": vec_env.returns.copy()}
+    return state
 
 
 def put_back(vec_env: VecEnv, state: Mapping[str, Any]) -> dict[int, NDArray[Any]]:
@@ -198,7 +218,10 @@ def put_back(vec_env: VecEnv, state: Mapping[str, Any]) -> dict[int, NDArray[Any
         (observation,) = vec_env.env_method("restore_state", each, indices=rank)
         if observation is not None:
             begun[rank] = observation
-    vec_env._seeds = list(state["seeds"])
+    vec_env.unwrapped._seeds = list(state["seeds"])
+    if isinstance(vec_env, VecNormalize):
+        Normalization({}, state["statistics"]).put_into(vec_env)
+        vec_env.returns = state["statistics"]["returns"]
     return begun
 
 
