@@ -15,11 +15,10 @@ types:
 	mypy
 
 test:
-	pytest
+	pytest -n auto
 
-# Two at a time, each with one thread.
 slow:
-	OMP_NUM_THREADS=1 pytest -m slow -n 2 --dist worksteal
+	pytest -m slow -n auto --dist worksteal
 
 # A folder of pages, build/site/index.html; `pip install -c constraints.txt -e '.[docs]'` first.
 docs:
