@@ -18,7 +18,7 @@ from _report import machine, parser, restart_with, spread, write
 
 from sparse_rl.agents.memory import nbytes
 from sparse_rl.checkpoints import CheckpointFolder, ReplayLog
-from sparse_rl.commands.train import make_parser, read_plan
+from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.training.experiment import Experiment
 from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, ResumeCallback
 

@@ -18,7 +18,7 @@ from sparse_rl.agents import save_agent
 from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.training import drawing
-from sparse_rl.training.drawing import check_format, choose_gl, obstacle_to_windows
+from sparse_rl.training.videos import check_format, choose_gl, obstacle_to_windows
 
 ROOT = Path(__file__).parents[1]
 AGENT = ["anf-sac", "Reacher-noise90"]

@@ -17,7 +17,8 @@ from sparse_rl.agents import load_agent, register, save_agent
 from sparse_rl.agents.build import in_gradient_steps, make_method
 from sparse_rl.agents.classes import _registered
 from sparse_rl.commands.main import main as sparse_rl_main
-from sparse_rl.commands.train import main, make_parser, read_plan
+from sparse_rl.commands.train import main
+from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.nn import rewire_layer, sparse_layers
 from sparse_rl.sb3 import SparseSACPolicy, TopologyCallback
 from sparse_rl.storage import StorageError

@@ -71,7 +71,7 @@ def test_a_phase_can_be_chosen(run: Path) -> None:
 def test_an_agents_folder_needs_to_be_told_where_the_agent_belongs(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    agent = Path(shutil.copytree(run / f"{ENVIRONMENT}-permute60", tmp_path / "agent"))
+    agent = Path(shutil.copytree(run / f"{ENVIRONMENT}-permute60.agent", tmp_path / "agent"))
     assert main(["features", str(agent), "--methods", "connections"]) == 2
     assert "--env HalfCheetah-noise98" in capsys.readouterr().err
     assert main(["features", str(agent), "--methods", "connections", "--env", f"{ENVIRONMENT}-permute60"]) == 0

@@ -14,7 +14,7 @@ from sparse_rl.agents.build import gradient_steps_of, in_gradient_steps, learner
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.learners import LEARNERS, check_actions, learner_class
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, load_recipe, methods
-from sparse_rl.commands.train import make_parser
+from sparse_rl.commands.train_arguments import make_parser
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.sb3.steps import gradient_steps

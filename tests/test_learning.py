@@ -6,7 +6,7 @@ from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewar
 
 from sparse_rl.agents.build import learner_defaults
 from sparse_rl.agents.recipe import learner_of
-from sparse_rl.commands.train import make_parser
+from sparse_rl.commands.train_arguments import make_parser
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import TopologyCallback

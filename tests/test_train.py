@@ -727,7 +727,8 @@ def test_words_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str], words: 
 
 def test_help_and_typos_answer_without_pytorch() -> None:
     code = (
-        "import sys\nfrom sparse_rl.commands.train import main, make_parser\nmake_parser().format_help()\n"
+        "import sys\nfrom sparse_rl.commands.train import main\n"
+        "from sparse_rl.commands.train_arguments import make_parser\nmake_parser().format_help()\n"
         "assert main(['--algo', 'x']) == main(['--env', 'x']) == main(['--variant', 'x']) == 2\n"
         "assert 'torch' not in sys.modules\n"
     )

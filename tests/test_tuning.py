@@ -22,7 +22,7 @@ import yaml
 from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.main import make_parser as parser_of
 from sparse_rl.commands.train import main as train
-from sparse_rl.commands.train import make_parser, read_plan
+from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.training.plan import Plan
 from sparse_rl.tuning.space import Choices, Range, Space, as_it_is, default_space, read_space, words_of
 from sparse_rl.tuning.study import JOURNAL, ask, cut_off, ended, open_study

@@ -23,9 +23,9 @@ from sparse_rl.envs import make
 from sparse_rl.metrics import count_weights
 from sparse_rl.sb3.networks import networks_of
 from sparse_rl.storage import load_tensors
-from sparse_rl.training.drawing import watch
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.trained import open_trained
+from sparse_rl.training.videos import watch
 
 ROOT = Path(__file__).parents[1]
 AGENTS = zoo()
@@ -193,7 +193,7 @@ def test_agents_are_named_in_one_way(runs: Path, entry: Path, capsys: pytest.Cap
     for name, words in {
         "run": [str(run)],
         "best": [str(run), "--best"],
-        "last agent": [str(run / ENV)],
+        "last agent": [str(run / f"{ENV}.agent")],
         "best agent": [str(run / "best_model.agent")],
         "entry": [str(entry)],
         "zoo": [QUICK[0].algorithm, QUICK[0].environment],

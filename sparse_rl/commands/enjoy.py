@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
 
     from itertools import islice
 
-    from sparse_rl.training.drawing import drawable, obstacle_to_windows, watch
+    from sparse_rl.training.videos import drawable, obstacle_to_windows, watch
 
     if (reason := obstacle_to_windows()) is not None:
         raise ValueError(

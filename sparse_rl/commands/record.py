@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     """
     enjoy.check(args)
 
-    from sparse_rl.training.drawing import check_format, choose_gl, record
+    from sparse_rl.training.videos import check_format, choose_gl, record
 
     check_format(args.out)
     trained = open_agent(args)

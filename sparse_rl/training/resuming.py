@@ -22,8 +22,8 @@ from sparse_rl.checkpoints import (
     restore_generators,
 )
 from sparse_rl.storage import StorageError
-from sparse_rl.training.curves import cut_curves, keep_curves, open_logger
 from sparse_rl.training.guard import GuardCallback, TrainingEnded
+from sparse_rl.training.tensorboard import cut_curves, keep_curves, open_logger
 from sparse_rl.training.vec_envs import keep, obstacles, put_back
 
 #: Environment steps between two checkpoints.

@@ -1,0 +1,238 @@
+"""The words that describe a run, on the command line of ``train.py`` and wherever else runs are planned."""
+
+import argparse
+from pathlib import Path
+
+from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
+from sparse_rl.envs import EnvironmentId
+from sparse_rl.training.plan import Plan, make_plan, read_recipe
+
+DESCRIPTION = """\
+Train a sparse (or dense) agent, also where most of what it observes is noise. Defaults stand in parentheses at the end
+of each line."""
+
+EXAMPLES = """\
+examples:
+  python train.py --algo anf-sac --env HalfCheetah-noise98          833 of 850 sensor readings are noise
+  python train.py --algo sac --env HalfCheetah-noise98              the dense baseline
+  python train.py --env HalfCheetah-noise98 -n 3000                 a short trial
+  python train.py --env Ant-noise95-permute1000000                  all features change places every million steps
+  python train.py --env Walker2d-noise90-real --replay observed     realistic noise, learnt from as it was seen
+  python train.py --env HalfCheetah-noise90-ar                      noise that remembers: AR(1) processes
+  python train.py --env HalfCheetah-noise90-other                   the other features are those of other cheetahs
+  python train.py --algo rigl-tqc --env HalfCheetah-noise98         any method with any learner
+  python train.py --algo set-ppo --env CartPole-v1-noise90          discrete actions too
+  python train.py --env Hopper-v5 --sparsity 0.9 -params learning_rate:1e-3 policy_kwargs.net_arch:[400,300]
+
+A run goes into runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (exit code 130; SIGTERM: 143); however it
+was cut off, this goes on as if nothing had happened:
+  python train.py --resume runs/anf-sac/HalfCheetah-noise98/1
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """
+    Make the parser of ``train.py``.
+
+    :return: the parser
+    """
+    parser = argparse.ArgumentParser(
+        "train.py",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add this command's arguments.
+
+    :param parser: the parser
+    """
+    add_plan_arguments(parser)
+    _add_output(parser)
+    _add_checkpoints(parser)
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the arguments that say what is trained, and how: those that :func:`read_plan` reads.
+
+    :param parser: the parser, of this command or of another that trains
+    """
+    _add_basics(parser)
+    _add_sparsity(parser)
+    _add_hyperparameters(parser)
+    _add_evaluation(parser)
+    _add_machine(parser)
+
+
+def _add_basics(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to train")
+    special = [name for name in algorithms() if "-" in name and name.rpartition("-")[0] not in methods()]
+    group.add_argument(
+        "--algo", default="anf-sac", metavar="NAME",
+        help=f"a learner, dense: {', '.join(learners())}; or METHOD-LEARNER, sparse, with one of the methods "
+        f"{', '.join(methods())}; or {', '.join(special)}; METHOD or LEARNER may be a class of "
+        "your own, module:Class (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--env", default="HalfCheetah-noise98", metavar="ID",
+        help="any Gymnasium id that shows vectors, module:Id if a module registers it; -noise98 makes 98 %% of the "
+        "features noise (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "-n", "--n-timesteps", "--total-timesteps", type=_whole, metavar="N", help="environment steps (from the recipe)"
+    )
+    group.add_argument("--seed", type=_whole, default=-1, metavar="N", help="same seed, same run; -1: random (-1)")
+
+
+def _add_sparsity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sparse training and noise (from the recipe)")
+    group.add_argument("--sparsity", type=float, metavar="S", help="fraction of absent weights, in [0, 1)")
+    group.add_argument(
+        "--layers", metavar="NAME",
+        help="which layers are sparse: input (the first alone), hidden (all but the output layers), all",
+    )  # fmt: skip
+    group.add_argument(
+        "--distribution", metavar="NAME", help="how layers share the sparsity: input, uniform, erdos_renyi, erk"
+    )
+    group.add_argument("--drop-fraction", type=float, metavar="F", help="fraction of weights replaced by each update")
+    group.add_argument("--update-interval", type=_whole, metavar="N", help="gradient steps between two updates")
+    group.add_argument("--kernel", metavar="NAME", help="arithmetic of sparse layers: auto, numba, scatter")
+    group.add_argument(
+        "--replay", metavar="NAME",
+        help="redrawn: fresh noise each time a transition is used, as the published ANF code does (in this project's "
+        "noise environments); observed: learn from the noise that was seen (everywhere else, with -other, and with "
+        "on-policy learners)",
+    )  # fmt: skip
+
+
+def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("hyperparameters")
+    group.add_argument("--variant", metavar="NAME", help="a variant of the recipe; paper: the published settings")
+    group.add_argument(
+        "-params", "--hyperparams", nargs="+", default=[], action="extend", metavar="KEY:VALUE",
+        help="change the recipe: learning_rate:1e-3 policy_kwargs.net_arch:[400,300]",
+    )  # fmt: skip
+    group.add_argument(
+        "-conf", "--conf-file", type=Path, metavar="FILE", help="your own recipe (YAML), on top of the built-in one"
+    )
+    group.add_argument(
+        "--buffer-size", type=_whole, metavar="N", help="transitions in the replay buffer (from the recipe, or 1000000)"
+    )
+    group.add_argument("--n-envs", type=_whole, metavar="N", help="copies of the environment (from the recipe, or 1)")
+    group.add_argument(
+        "--env-kwargs", nargs="+", default=[], action="extend", metavar="KEY:VALUE", help="arguments of the environment"
+    )
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--eval-freq", type=_whole, metavar="N", help="steps between evaluations; -1: none (half of all, at most 10000)"
+    )
+    group.add_argument("--eval-episodes", type=_whole, metavar="N", help="episodes of each evaluation (5)")
+    group.add_argument("--n-eval-envs", type=_whole, default=1, metavar="N", help="environments for it (%(default)s)")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--save-freq", type=_whole, default=-1, metavar="N", help="steps between agents rl_model_<n>_steps.zip (none)"
+    )
+    group.add_argument(
+        "--log-interval",
+        type=_whole,
+        default=4,
+        metavar="N",
+        help="episodes (on-policy: rollouts) between logs (%(default)s)",
+    )
+    group.add_argument(
+        "-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (%(default)s)"
+    )
+    group.add_argument(
+        "-tb", "--tensorboard-log", type=Path, metavar="DIR", help="folder of TensorBoard's files (the run's own)"
+    )
+    group.add_argument(
+        "-P", "--progress", action=argparse.BooleanOptionalAction, default=None, help="progress bar (at a terminal)"
+    )
+    group.add_argument("--verbose", type=_whole, default=0, metavar="N", help="1: tables of all logs (%(default)s)")
+
+
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("checkpoints")
+    group.add_argument("--resume", type=Path, metavar="FOLDER", help="continue the run in this folder, exactly")
+    group.add_argument(
+        "--checkpoint-freq", type=_whole, default=10_000, metavar="N",
+        help="steps between checkpoints, also every 10 minutes; 0: only when it is ended by a signal (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep-checkpoints", type=positive, default=2, metavar="N", help="how many are kept (%(default)s)"
+    )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, auto (%(default)s)")
+    group.add_argument(
+        "--num-threads", type=_whole, default=-1, metavar="N", help="threads of PyTorch (its own choice)"
+    )
+    group.add_argument(
+        "--vec-env", choices=("dummy", "subproc"), default="dummy",
+        help="all environments in one process, or one process each (%(default)s)",
+    )  # fmt: skip
+
+
+def _whole(text: str) -> int:
+    """Read a whole number; ``1e6`` and ``1_000_000`` are welcome."""
+    number = float(text)
+    if number != number // 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(number)
+
+
+def positive(text: str) -> int:
+    """
+    Read a positive whole number.
+
+    :param text: the word
+    :return: the number
+    :raises ArgumentTypeError: if it is none
+    """
+    number = _whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return number
+
+
+_whole.__name__ = positive.__name__ = "whole number"  # argparse puts it into its messages
+
+
+def read_plan(args: argparse.Namespace) -> Plan:
+    """
+    Check everything that can be checked without building the agent, the quick things first.
+
+    :param args: a command line, parsed by :func:`make_parser`
+    :return: the plan of the run
+    :raises ValueError: if the environment, the algorithm or a setting is not known or not allowed
+    """
+    environment = EnvironmentId.parse(args.env)
+    try:
+        environment.base_spec()
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:  # the module that an id names is somebody else's code
+        raise InputError(
+            f"The environment id {args.env!r} names a module that cannot be imported: {type(error).__name__}: {error}."
+        ) from error
+    recipe = read_recipe(args, environment)
+
+    from sparse_rl.agents.build import learner_defaults
+
+    return make_plan(args, environment, recipe, learner_defaults(learner_of(args.algo)))
