@@ -1,6 +1,10 @@
 """``python -m sparse_rl`` is ``sparse-rl``."""
 
 if __name__ == "__main__":
-    from sparse_rl.commands.main import main
+    try:
+        from sparse_rl.commands.main import main
 
-    raise SystemExit(main())
+        code = main()
+    except KeyboardInterrupt:  # during the imports
+        code = 130
+    raise SystemExit(code)

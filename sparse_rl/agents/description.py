@@ -230,7 +230,8 @@ class Description:
             model.env = None
             if "buffer_size" in arguments:  # what it got to be built has room for one transition
                 model.replay_buffer = None  # type: ignore[attr-defined]
-                model.buffer_size = self.arguments["buffer_size"]  # type: ignore[attr-defined]
+                default = parameters_of(self.algorithm)["buffer_size"].default
+                model.buffer_size = self.arguments.get("buffer_size", default)  # type: ignore[attr-defined]
         return model
 
     def _check_spaces(self, model: BaseAlgorithm, where: str) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 
 from sparse_rl.names import unknown
 from sparse_rl.version import __version__
@@ -66,22 +67,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: the exit code: 0; 1 if something went wrong; 2 for bad input; 130 if interrupted
     """
     look_around()
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # as long as the process lives
     words = sys.argv[1:] if arguments is None else list(arguments)
-    name = words[0] if words else "--help"
-    if not name.startswith("-") and name not in COMMANDS:
-        return _fail(unknown("command", name, COMMANDS))
-    args = make_parser([name]).parse_args(words or [name])
-    module = import_module(f"sparse_rl.commands.{name}")
     try:
-        code: int = module.run(args, words[1:])
+        code = _carry_out(words)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # during the imports too, which take a moment
         return _fail("interrupted.", 128 + signal.SIGINT)
+    return code
+
+
+def _carry_out(words: Sequence[str]) -> int:
+    name = words[0] if words else "--help"
+    if not name.startswith("-") and name not in COMMANDS:
+        raise ValueError(unknown("command", name, COMMANDS))
+    args = make_parser([name]).parse_args(words or [name])
+    code: int = import_module(f"sparse_rl.commands.{name}").run(args, list(words[1:]))
     return code
 
 
