@@ -1,5 +1,6 @@
 """Saved agents: what is loaded acts as what was saved, in our own form and from Stable-Baselines3's zip files."""
 
+import json
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -215,3 +216,12 @@ def test_paths_that_lead_to_no_agent(tmp_path: Path) -> None:
 )
 def test_spaces_come_back(space: spaces.Space[Any]) -> None:
     assert make_space(describe_space(space), "here") == space
+
+
+def test_arguments_that_are_not_described_are_the_defaults(tmp_path: Path) -> None:
+    save_agent(SAC(SparseSACPolicy, "Pendulum-v1", buffer_size=5, policy_kwargs=dict(SMALL)), tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "arguments": {}}))
+    model = load_agent(tmp_path)
+    assert isinstance(model, SAC)
+    assert (model.buffer_size, model.gamma) == (1_000_000, 0.99)
