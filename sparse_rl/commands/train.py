@@ -79,8 +79,9 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
             wanted = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
             tensorboard = folder.claim_curves(wanted, is_new=True)
             return _run(experiment, args, folder, tensorboard, command)
-    except OSError as error:  # the lock's own: what goes wrong later is said there
+    except OSError as error:  # of the lock or the curves' folder: what goes wrong later is said there
         experiment.close()
+        folder.remove()
         return _fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
 
 
