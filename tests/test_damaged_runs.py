@@ -1,6 +1,7 @@
 """Runs that may be strangers': one that cannot be read is left out, with a note that says what is wrong."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def link(folder: Path) -> None:
     (folder / "evaluations.npz").symlink_to("other.npz")
 
 
+def read(folder: Path) -> None:
+    (run,) = find_runs([folder])[0]
+    read_episodes(run.path, run.n_envs)
+    read_evaluations(run.path / "evaluations.npz")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -99,11 +106,8 @@ def link(folder: Path) -> None:
 )  # fmt: skip
 def test_a_damaged_run_is_refused_in_a_sentence(tmp_path: Path, damage: Damage, message: str) -> None:
     damage(a_run(tmp_path / "sac" / "Hopper-noise90" / "1"))
-    with pytest.raises(ValueError) as info:
-        (run,) = find_runs([tmp_path])[0]
-        read_episodes(run.path, run.n_envs)
-        read_evaluations(run.path / "evaluations.npz")
-    assert message in str(info.value)
+    with pytest.raises(ValueError, match=re.escape(message)) as info:
+        read(tmp_path)
     assert str(info.value).endswith(".")
 
 

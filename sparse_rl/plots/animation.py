@@ -133,9 +133,11 @@ def _means(counts: NDArray[np.unsignedinteger[Any]], members: NDArray[np.bool_])
 
 
 def _of_means(title: str, file: Path) -> Film:
-    with open_regular(file, _MOST_BYTES_OF_MEANS) as (stream, _):
-        with io.TextIOWrapper(stream, encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines))
+    with (
+        open_regular(file, _MOST_BYTES_OF_MEANS) as (stream, _),
+        io.TextIOWrapper(stream, encoding="utf-8", newline="") as lines,
+    ):
+        rows = list(csv.DictReader(lines))
     for name in ("step", "network", *_GROUPS):
         if any(row.get(name) is None for row in rows):
             raise ValueError(f"it has no column {name!r}, or a line ends before it")
