@@ -137,7 +137,12 @@ def test_aliases_of_aliases_cannot_fill_the_memory() -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
     with pytest.raises(InputError, match="too much in it: more than 10,000 values"):
         parse_yaml("\n".join(lines), "it")
-    assert parse_yaml("&a [*a]", "it")  # a list that contains itself is odd, but ends
+    for itself in ("&a [*a]", "a: &a {b: [*a]}"):
+        with pytest.raises(InputError, match="There is an error in it: a value in it contains itself"):
+            parse_yaml(itself, "it")
+    deep = "\n".join(["- &a0 []", *(f"- &a{n} [*a{n - 1}]" for n in range(1, 99))])
+    with pytest.raises(InputError, match="nested more than 50 deep"):
+        parse_yaml(deep, "it")
 
 
 def test_numbers_read_as_people_write_them() -> None:

@@ -36,6 +36,7 @@ OWN_LEARNER: Recipe = {"n_timesteps": 1_000_000}
 
 MOST_BYTES = 2**22  # of a file
 MOST_VALUES = 10_000  # in a file; a few aliases of aliases would make billions
+MOST_DEPTH = 50  # levels of values in values; so whoever goes down them need not fear to run out of stack
 
 
 class _Loader(yaml.SafeLoader):
@@ -208,8 +209,11 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         value = yaml.load(text, Loader=_Loader)
-        if _size(value, {}) > MOST_VALUES:
+        size, depth = _measure(value, {})
+        if size > MOST_VALUES:
             raise InputError(f"There is too much in {where}: more than {MOST_VALUES:,} values.")
+        if depth > MOST_DEPTH:
+            raise InputError(f"There is an error in {where}: values are nested more than {MOST_DEPTH} deep.")
         return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -237,14 +241,23 @@ def read_yaml(file: Path) -> Any:
         raise InputError(f"There is an error in {str(file)!r}: it is not text.") from error
 
 
-def _size(value: Any, known: dict[int, int]) -> int:
-    """Count the values in a value, those behind YAML's aliases as often as they are referred to."""
+def _measure(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """
+    Count the values in a value, those behind YAML's aliases as often as they are referred to, and its levels.
+
+    :param value: the value
+    :param known: what is known of the values in it, by identity
+    :return: how many values there are, and how deep they are nested
+    :raises ValueError: if it contains itself
+    """
     if not isinstance(value, dict | list):
-        return 1
+        return 1, 0
     if id(value) not in known:
-        known[id(value)] = 1  # should it contain itself
-        parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] += sum(_size(part, known) for part in parts)
+        known[id(value)] = 0, 0  # not known yet: should it contain itself
+        parts = [_measure(part, known) for part in (value.values() if isinstance(value, dict) else value)]
+        known[id(value)] = 1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0)
+    elif known[id(value)] == (0, 0):
+        raise ValueError("a value in it contains itself")
     return known[id(value)]
 
 

@@ -1,6 +1,7 @@
 """``sparse-rl plot``: learning curves of runs, the animation of one run's connections."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,8 +127,8 @@ def _export(runs: "list[Found]", folder: Path) -> int:
 
     links = export(runs, folder)
     print(f"{len(links)} runs are linked in {folder}. For example:")
-    run, link = runs[0], links[0]
-    names = f"-a {run.algorithm} -e {link.name.rpartition('_')[0]} -f {folder}"
+    link = links[0]
+    names = shlex.join(["-a", link.parent.name, "-e", link.name.rpartition("_")[0], "-f", str(folder)])
     print(f"  python -m rl_zoo3.cli all_plots {names} -o curves")
     print(f"  python -m rl_zoo3.cli plot_train {names}")
     return 0

@@ -1,6 +1,7 @@
 """The animation of a run's connections: where its networks looked, from its first step to its last."""
 
 import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,18 @@ from PIL import Image
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.plots.intervals import Array
-from sparse_rl.storage import write_atomically
+from sparse_rl.storage import StorageError, load_arrays, open_regular, write_atomically
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.pictures import ACTION, LINES, NOISE, REAL
+from sparse_rl.training.returns import MOST_STEPS, check_steps
 
 ENDING = ".gif"
 _MILLISECONDS = 100  # that a frame is seen
 _STILL = 2000  # the last one
 _MOST_FRAMES = 128
+_MOST_NETWORKS = 16
+_MOST_BYTES = 2**28  # of all features; those of Humanoid-noise98 take 2**24
+_MOST_BYTES_OF_MEANS = 2**26
 _GROUPS = {"noise": (NOISE, 6), "real": (REAL, 18), "action": (ACTION, 18)}  # the few are drawn upon the many
 
 
@@ -57,7 +62,7 @@ def read_film(folder: Path) -> Film:
 
     :param folder: the run's folder
     :return: the film
-    :raises InputError: if there is no such run, nothing has been kept, a file is damaged, or nothing ever moved
+    :raises ValueError: if there is no such run, nothing has been kept, a file is damaged, or nothing ever moved
     :raises OSError: if a file cannot be read
     """
     config = read_config(folder)
@@ -71,7 +76,7 @@ def read_film(folder: Path) -> Film:
     source = features if features.exists() else means
     try:
         film = _of_features(title, features) if source is features else _of_means(title, means)
-    except OSError:
+    except (StorageError, OSError):  # they name the file
         raise
     except Exception as error:  # a damaged file can fail in any way
         raise InputError(f"{str(source)!r} is damaged: {error}.") from error
@@ -84,17 +89,33 @@ def read_film(folder: Path) -> Film:
 
 
 def _of_features(title: str, file: Path) -> Film:
-    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-        arrays = {name: content[name] for name in content.files}
-    steps, real = arrays.pop("steps"), arrays.pop("real")
-    if real.ndim != 2 or any(len(counts) != len(steps) or counts.ndim != 2 for counts in (real, *arrays.values())):
+    arrays = load_arrays(file, _MOST_BYTES)
+    for name in ("steps", "real"):
+        if name not in arrays:
+            raise ValueError(f"it has no array {name!r}")
+    steps, real = check_steps("steps", arrays.pop("steps")), arrays.pop("real")
+    _check_amount(steps, arrays)
+    if real.dtype.kind != "b" or any(counts.dtype.kind not in "iu" for counts in arrays.values()):
+        raise ValueError("its tables have something else than truth values and numbers of connections")
+    if any(counts.ndim != 2 or len(counts) != len(steps) or not counts.shape[1] for counts in (real, *arrays.values())):
         raise ValueError("its tables do not belong together")
+    if any(counts.shape[1] < real.shape[1] or (counts < 0).any() for counts in arrays.values()):
+        raise ValueError("its tables do not belong together: a network has fewer inputs, or connections, than can be")
     groups = {network: _groups(real, counts.shape[1]) for network, counts in arrays.items()}
     means = {
         network: {name: _means(counts, members) for name, members in groups[network].items()}
         for network, counts in arrays.items()
     }
     return Film(title, steps, means, arrays, groups)
+
+
+def _check_amount(steps: NDArray[np.int64], networks: Mapping[str, Any]) -> None:
+    """Check that a picture of it all can be drawn, and in less than hours."""
+    if len(steps) > _MOST_FRAMES or not 0 < len(networks) <= _MOST_NETWORKS:
+        raise ValueError(
+            f"it has {len(steps)} frames of {len(networks)} networks; expected at most {_MOST_FRAMES} frames of 1 to "
+            f"{_MOST_NETWORKS} networks"
+        )
 
 
 def _groups(real: NDArray[np.bool_], inputs: int) -> dict[str, NDArray[np.bool_]]:
@@ -112,17 +133,29 @@ def _means(counts: NDArray[np.unsignedinteger[Any]], members: NDArray[np.bool_])
 
 
 def _of_means(title: str, file: Path) -> Film:
-    with file.open(encoding="utf-8", newline="") as lines:
+    with (
+        open_regular(file, _MOST_BYTES_OF_MEANS) as (stream, _),
+        io.TextIOWrapper(stream, encoding="utf-8", newline="") as lines,
+    ):
         rows = list(csv.DictReader(lines))
-    steps = np.array(sorted({int(row["step"]) for row in rows}))
+    for name in ("step", "network", *_GROUPS):
+        if any(row.get(name) is None for row in rows):
+            raise ValueError(f"it has no column {name!r}, or a line ends before it")
+    steps = check_steps("steps", np.array(sorted({int(row["step"]) for row in rows})))
     steps = steps[:: -(-len(steps) // _MOST_FRAMES)]
     tables: dict[str, dict[int, dict[str, str]]] = {}
     for row in rows:
         tables.setdefault(row["network"], {})[int(row["step"])] = row
+    _check_amount(steps, tables)
+    for network, table in tables.items():
+        if missing := [step for step in steps.tolist() if step not in table]:
+            raise ValueError(f"it has no line of the network {network[:80]!r} at step {missing[0]:,}")
     means = {
         network: {name: np.array([float(table[int(step)][name] or "nan") for step in steps]) for name in _GROUPS}
         for network, table in tables.items()
     }
+    if any((abs(values) > MOST_STEPS).any() for groups in means.values() for values in groups.values()):
+        raise ValueError("it has more connections than can be")
     return Film(title, steps, means, {}, {})
 
 
@@ -159,7 +192,7 @@ class _Screen:
                     top = max(top, float(np.nanmax(groups[name])))
                     yield (network, name), line
         axes.set(xlabel="environment steps", ylabel="mean connections per feature")
-        axes.set(xlim=(self.film.steps[0], self.film.steps[-1]), ylim=(0, 1.3 * top))  # the legend stands above
+        axes.set(xlim=(self.film.steps[0], self.film.steps[-1]), ylim=(0, 1.3 * (top or 1)))  # the legend stands above
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.legend(fontsize="small", ncols=len(self.film.means), loc="upper left")
         axes.grid(alpha=0.3)

@@ -30,7 +30,7 @@ def export(runs: Sequence[Found], folder: Path) -> list[Path]:
 
 def _link(run: Found, folder: Path) -> Path:
     """Take the run's own number, or the next one that is free: runs of several folders may come together here."""
-    parent = folder / run.algorithm
+    parent = folder / file_name(run.algorithm)
     parent.mkdir(parents=True, exist_ok=True)
     number = run.number
     while True:

@@ -7,17 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.checks import InputError, Number
 from sparse_rl.envs import EnvironmentIdError
 from sparse_rl.plots.files import EVALUATIONS, MONITORS
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol
-from sparse_rl.training.run_folder import CHECKPOINTS
+from sparse_rl.training.run_folder import CHECKPOINTS, file_name
 
 ZOO = "rl-baselines3-zoo"
 _ZOO_NAME = re.compile(r"(?P<environment>.+)_(?P<number>\d+)")
 # Hyperparameters that change nothing of what is learnt.
 _OF_LOOKING = ("eval_freq", "eval_episodes")
+_MOST_ENVS = 10_000
+_MOST_LETTERS = 200  # of a name
+_MOST_SETTINGS = 20_000  # letters of all hyperparameters, which may have to stand in a legend
 
 
 @dataclass(frozen=True)
@@ -109,16 +112,20 @@ def _identify(folder: Path) -> Found:
     except EnvironmentIdError:
         replay = "no noise"
     number, algorithm = int(name["number"]), path.parent.name
+    _check_names(algorithm, environment)
     return Found(folder, algorithm, environment, replay, number, None, folder, is_ours=False)
 
 
 def _ours(folder: Path, config: Mapping[str, Any]) -> Found:
     algorithm, environment = config.get("algo"), config.get("env")
-    hyperparameters = config["hyperparameters"]
-    n_envs = hyperparameters.get("n_envs", 1)
-    if not isinstance(algorithm, str) or not isinstance(environment, str) or not isinstance(n_envs, int):
+    if not isinstance(algorithm, str) or not isinstance(environment, str):
         raise InputError("its config.yml does not say what it is a run of.")
+    _check_names(algorithm, environment)
+    hyperparameters = config["hyperparameters"]
+    n_envs = int(Number(1, _MOST_ENVS, whole=True)("n_envs in its config.yml", hyperparameters.get("n_envs", 1)))
     settings = dict(_flat({**hyperparameters, "env_kwargs": config.get("env_kwargs") or {}}))
+    if len(str(settings)) > _MOST_SETTINGS:
+        raise InputError(f"the hyperparameters in its config.yml have more than {_MOST_SETTINGS:,} letters.")
     for key in _OF_LOOKING:
         settings.pop(key, None)
     number = folder.absolute().name
@@ -132,6 +139,13 @@ def _ours(folder: Path, config: Mapping[str, Any]) -> Found:
         Path(str(config.get("tensorboard", folder))),
         settings,
     )
+
+
+def _check_names(*names: str) -> None:
+    """Check what stands in legends, and becomes the name of a file when runs are exported."""
+    for name in names:
+        if not name.isprintable() or not 0 < len(name) <= _MOST_LETTERS or file_name(name) in (".", ".."):
+            raise InputError(f"{name[:_MOST_LETTERS]!r} is no name of an algorithm or an environment.")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

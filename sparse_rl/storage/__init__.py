@@ -9,12 +9,14 @@ from sparse_rl.storage.lock import LockedError, locked
 from sparse_rl.storage.reading import StorageError, open_regular, parse_json
 
 if TYPE_CHECKING:
+    from sparse_rl.storage.arrays import load_arrays
     from sparse_rl.storage.pth import load_pth
     from sparse_rl.storage.tensors import load_tensors, save_tensors
 
 __all__ = [
     "LockedError",
     "StorageError",
+    "load_arrays",
     "load_pth",
     "load_tensors",
     "locked",
@@ -26,8 +28,8 @@ __all__ = [
     "write_atomically",
 ]
 
-# Found on first use (PEP 562): the command line locks folders before it needs PyTorch.
-_LAZY = {"load_pth": "pth", "load_tensors": "tensors", "save_tensors": "tensors"}
+# Found on first use (PEP 562): the command line locks folders before it needs NumPy and PyTorch.
+_LAZY = {"load_arrays": "arrays", "load_pth": "pth", "load_tensors": "tensors", "save_tensors": "tensors"}
 
 
 def __getattr__(name: str) -> Any:

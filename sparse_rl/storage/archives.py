@@ -28,7 +28,11 @@ class _Wary(io.BufferedReader):
 
 
 def read_members(
-    file: BinaryIO, max_bytes: int, where: str, wanted: Mapping[str, int] | None = None
+    file: BinaryIO,
+    max_bytes: int,
+    where: str,
+    wanted: Mapping[str, int] | None = None,
+    max_ratio: int = MOST_RATIO,
 ) -> dict[str, bytes]:
     """
     Read members of a zip archive into memory.
@@ -38,6 +42,7 @@ def read_members(
     :param where: what is read, for error messages
     :param wanted: the names of the members to read, and how large each may be; all if ``None``. What is not there is
         left out.
+    :param max_ratio: how many times its size a member may unpack to
     :return: the members' contents by name
     :raises StorageError: if it is no zip archive, damaged, encrypted or too large; if members overlap or shrink too
         well; if a name occurs twice, or leads out of the folder in which somebody might unpack it
@@ -46,7 +51,7 @@ def read_members(
     try:
         with zipfile.ZipFile(wary) as archive:
             wary.most = None
-            members = _checked(archive.infolist(), wary.seek(0, io.SEEK_END), max_bytes)
+            members = _checked(archive.infolist(), wary.seek(0, io.SEEK_END), max_bytes, max_ratio)
             limits = dict.fromkeys(members, max_bytes) if wanted is None else wanted
             names = [name for name in limits if name in members]
             for name in names:
@@ -59,7 +64,7 @@ def read_members(
         wary.detach()  # the file belongs to the caller
 
 
-def _checked(infos: list[zipfile.ZipInfo], size: int, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
+def _checked(infos: list[zipfile.ZipInfo], size: int, max_bytes: int, max_ratio: int) -> dict[str, zipfile.ZipInfo]:
     members = {info.filename: info for info in infos}
     if len(members) < len(infos):
         raise StorageError("one of its members occurs twice")
@@ -75,6 +80,6 @@ def _checked(infos: list[zipfile.ZipInfo], size: int, max_bytes: int) -> dict[st
             raise StorageError(f"its member {name[:80]!r} is a symbolic link")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise StorageError(f"its member {name[:80]!r} is encrypted, or compressed in an unusual way")
-        if info.file_size > MOST_RATIO * info.compress_size + _SMALL:
-            raise StorageError(f"its member {name[:80]!r} unpacks to more than {MOST_RATIO} times its size")
+        if info.file_size > max_ratio * info.compress_size + _SMALL:
+            raise StorageError(f"its member {name[:80]!r} unpacks to more than {max_ratio} times its size")
     return members

@@ -21,8 +21,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-
 from sparse_rl.agents.checks import InputError
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.plan import Plan
@@ -141,12 +139,12 @@ class _Trial:
     def _has_finished(self, path: Path) -> bool:
         """Tell again of a run that was complete when its tuner died."""
         from sparse_rl.agents.recipe import read_yaml
+        from sparse_rl.training.returns import EVALUATIONS, read_evaluations
 
         if not (path / "summary.yml").exists() or not read_yaml(path / "summary.yml").get("finished"):
             return False
-        with np.load(path / "evaluations.npz", allow_pickle=False) as evaluations:
-            for step, returns in zip(evaluations["timesteps"], evaluations["results"], strict=True):
-                self._report(int(step), float(returns.mean()))
+        for step, returns in zip(*read_evaluations(path / EVALUATIONS), strict=True):
+            self._report(int(step), float(returns.mean()))
         return True
 
     def _carry_out(
