@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, open_agent
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"some of {','.join(METHODS)}, with commas between them (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "-n", "--episodes", type=int, default=10, metavar="N",
+        "-n", "--episodes", type=whole, default=10, metavar="N",
         help="ablation: episodes for each feature whose return is compared (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--transitions", type=int, default=5000, metavar="N",
+        "--transitions", type=whole, default=5000, metavar="N",
         help="intervention: steps with random actions (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -68,10 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="expected fraction of false discoveries among the kept features (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--top", type=int, default=20, metavar="N",
+        "--top", type=whole, default=20, metavar="N",
         help="features in the table, and of which ablation compares returns (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of all that is drawn (default: %(default)s)"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="where features.csv and features.png go (default: the agent's folder; of the zoo's agents: here)",

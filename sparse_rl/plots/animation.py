@@ -20,12 +20,12 @@ from sparse_rl.agents.checks import InputError
 from sparse_rl.plots.intervals import Array
 from sparse_rl.storage import write_atomically
 from sparse_rl.training.existing import read_config
+from sparse_rl.training.film import MOST_FRAMES
 from sparse_rl.training.pictures import ACTION, LINES, NOISE, REAL
 
 ENDING = ".gif"
 _MILLISECONDS = 100  # that a frame is seen
 _STILL = 2000  # the last one
-_MOST_FRAMES = 128
 _GROUPS = {"noise": (NOISE, 6), "real": (REAL, 18), "action": (ACTION, 18)}  # the few are drawn upon the many
 
 
@@ -115,7 +115,7 @@ def _of_means(title: str, file: Path) -> Film:
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     steps = np.array(sorted({int(row["step"]) for row in rows}))
-    steps = steps[:: -(-len(steps) // _MOST_FRAMES)]
+    steps = steps[:: -(-len(steps) // MOST_FRAMES)]
     tables: dict[str, dict[int, dict[str, str]]] = {}
     for row in rows:
         tables.setdefault(row["network"], {})[int(row["step"])] = row

@@ -78,7 +78,10 @@ def _monitor(file: Path) -> Array:
             rows = [[float(row[key]) for key in ("r", "l", "t")] for row in csv.DictReader(lines)]
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(f"{str(file)!r} is damaged: {error}.") from error
-    return np.array(rows).reshape(-1, 3)
+    table = np.array(rows).reshape(-1, 3)
+    if not (np.isfinite(table[:, 2]).all() and ((table[:, 1] >= 1) & (table[:, 1] < 2**40)).all()):
+        raise InputError(f"{str(file)!r} is damaged: an episode has a length or a time that cannot be.")
+    return table
 
 
 def clock(episodes: Episodes, steps: NDArray[np.int64]) -> Array:
