@@ -1,6 +1,7 @@
 """Shell completion: scripts that shells understand, and what a real bash completes with one."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,13 @@ def test_bash_completes_commands_flags_and_algorithms() -> None:
     assert complete("sparse-rl", "plot", "--conn") == ["--connectivity"]
     assert complete("sparse-rl", "train", "--algo", "anf-s") == ["anf-sac"]
     assert complete("sparse-rl", "plot", "-x", "f") == ["flops"]
+
+
+def test_bash_completes_the_folder_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_agent").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for command in ("evaluate", "features", "enjoy", "record"):
+        assert complete("sparse-rl", command, "my_a") == ["my_agent"]
 
 
 def test_bash_finds_no_fault_with_it() -> None:

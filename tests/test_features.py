@@ -26,6 +26,7 @@ from sparse_rl.features import (
     action_changes,
     area_under_curve,
     as_csv,
+    measuring,
     rank_features,
     ranking_picture,
     sign_flip_test,
@@ -36,6 +37,7 @@ from sparse_rl.features.actions import _cycle, as_numbers
 from sparse_rl.features.rollouts import Episode, Pool, independent, play, random_transitions
 from sparse_rl.features.statistics import ranks
 from sparse_rl.sb3 import SparseSACPolicy
+from sparse_rl.topology import run_tests
 
 ANGLE, VELOCITY = "pole angle", "pole angular velocity"
 
@@ -199,7 +201,7 @@ def balancer(environment: str, phase: int | None = None) -> tuple[DQN, Any]:
 @pytest.mark.parametrize("phase", [None, 3])
 def test_a_ranking_of_an_agent_whose_answer_is_known(phase: int | None) -> None:
     environment = "CartPole-v1-noise50" + ("-permute1000" if phase else "")
-    ranking = rank_features(*balancer(environment, phase), episodes=8, transitions=1500, seed=1)
+    ranking = rank_features(*balancer(environment, phase), episodes=9, transitions=1500, seed=1)
     used = np.array([name in (ANGLE, VELOCITY) for name in ranking.names])
     real = np.array([not name.startswith("noise") for name in ranking.names])
     assert used.tolist() != (np.arange(8) // 2 == 1).tolist() or phase is None  # the permutation has moved them
@@ -217,7 +219,7 @@ def test_a_ranking_of_an_agent_whose_answer_is_known(phase: int | None) -> None:
     assert ranking.keep.tolist() == real.tolist()  # all four answer to the push
     assert {ranking.names[j] for j in ranking.order[:2]} == {ANGLE, VELOCITY}
     confirmation = ranking.confirmation
-    assert confirmation.kept_only.tolist() == confirmation.intact.tolist() == [100] * 8  # noise is ignored, to the bit
+    assert confirmation.kept_only.tolist() == confirmation.intact.tolist() == [100] * 9  # noise is ignored, to the bit
     assert confirmation.kept_hidden.mean() < 45
     assert not confirmation.lacks_something(0.05)
     assert replace(confirmation, kept_only=confirmation.kept_hidden).lacks_something(0.05)
@@ -249,6 +251,49 @@ def test_episodes_of_a_seed_begin_alike_and_differ_by_what_is_resampled_alone() 
     assert (returns[2] < returns[0]).all()
 
 
+def test_an_episode_is_the_same_whatever_is_played_beside_it() -> None:
+    """Dense networks, whose products may be rounded differently in batches of another size; contacts amplify that."""
+    model = TD3("MlpPolicy", make("HalfCheetah-noise50"), policy_kwargs={"net_arch": [400, 300]}, seed=0)
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        return model.predict(observations, deterministic=True)[0]
+
+    def make_env() -> gym.Env:
+        return gym.wrappers.TimeLimit(make("HalfCheetah-noise50"), 150)
+
+    together = play(act, make_env, [Episode(s) for s in range(11)])
+    assert [play(act, make_env, [Episode(s)])[0] for s in (0, 3, 10)] == together[[0, 3, 10]].tolist()
+    assert play(act, make_env, [Episode(s) for s in (10, 3)]).tolist() == together[[10, 3]].tolist()
+
+
+def test_where_tests_have_their_share_of_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = []
+
+    def spy(*arguments: Any) -> Any:
+        levels.append(arguments[-1])
+        return run_tests(*arguments)
+
+    monkeypatch.setattr(measuring, "run_tests", spy)
+    agent = balancer("CartPole-v1-noise50")
+    for methods in (["intervention"], ["intervention", "ablation"]):
+        rank_features(*agent, methods, transitions=100, episodes=6, top=1, level=0.1)
+    assert levels == [0.1, 0.05]
+
+
+def test_more_features_take_more_episodes_by_default() -> None:
+    assert [measuring._enough(None, tried, 0.05, 0.025) for tried in (1, 20, 40, 400)] == [10, 10, 11, 14]
+
+
+def test_wide_observations_are_told_how_many_transitions_there_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "most_transitions", lambda n_features: 200)
+    told: list[tuple[int, int]] = []
+    ranking = rank_features(
+        *balancer("CartPole-v1-noise50"), ["intervention"], tell=lambda stage, done, total: told.append((done, total))
+    )
+    assert ranking.intervention.transitions == 200
+    assert told[-1] == (200, 200)  # the bar fills
+
+
 def test_a_pool_is_a_fair_sample() -> None:
     pool = Pool(1, 0)
     pool._kept = np.empty((100, 1), np.float32)
@@ -268,7 +313,7 @@ def test_random_transitions_follow_each_other_but_at_the_ends_of_episodes() -> N
 
 def test_the_agent_sees_what_normalization_leaves() -> None:
     model, make_env = balancer("CartPole-v1-noise50")
-    ranking = rank_features(model, make_env, ["ablation"], episodes=5, normalize=lambda observations: 0 * observations)
+    ranking = rank_features(model, make_env, ["ablation"], episodes=8, normalize=lambda observations: 0 * observations)
     assert (ranking.ablation.action_change == 0).all()
     assert not ranking.keep.any()
     assert ranking.confirmation is None
@@ -323,7 +368,9 @@ def test_dictionaries_are_refused() -> None:
         ({"level": 1.5}, r"must lie in \(0, 1\), not 1.5"),
         ({"top": 0}, "top must be at least 1, not 0"),
         ({"episodes": 0}, "episodes must be at least 1, not 0"),
-        ({"episodes": 4}, r"least p-value is 1/2\^4. Take at least 6 episodes, better 10"),
+        ({"episodes": 4, "top": 1}, r"least p-value is 1/2\^4. Take at least 6 episodes, better 10, or a smaller top"),
+        ({"episodes": 6}, r"episodes=6 and top=8 .* Take at least 9 episodes"),
+        ({"level": 1e-5}, "with however many episodes: take a larger level"),
         ({"transitions": 10}, "transitions=10 are too few for tests: take at least 60"),
         ({"env": "CartPole-v1-noise80"}, "agent sees 8 features, but the environment shows 20"),
     ],

@@ -31,18 +31,19 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def read(folder: Path) -> list[dict[str, str]]:
-    with (folder / "features.csv").open(newline="", encoding="utf-8") as file:
+def read(folder: Path, name: str = "features.csv") -> list[dict[str, str]]:
+    with (folder / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def test_a_run_gets_a_table_a_csv_file_and_a_picture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--episodes", "6", "--transitions", "400", "--top", "3", "--seed", "1"]
+    flags = ["--episodes", "7", "--transitions", "400", "--top", "3", "--seed", "1"]
     assert main(["features", str(run), *flags]) == 0
     out = capsys.readouterr().out
     assert f"anf-sac on {ENVIRONMENT}-permute60" in out
     assert "the first 3 of 40 features" in out
     assert "against the 4 real ones" in out
+    assert "400 random steps" in out
     rows = read(run)
     assert [int(row["feature"]) for row in rows] == list(range(40))
     assert list(rows[0]) == [
@@ -61,8 +62,8 @@ def test_a_run_gets_a_table_a_csv_file_and_a_picture(run: Path, capsys: pytest.C
 
 
 def test_a_phase_can_be_chosen(run: Path) -> None:
-    assert main(["features", str(run), "--methods", "connections", "--phase", "0", "--out", str(run / "a" / "b")]) == 0
-    rows = read(run / "a" / "b")
+    assert main(["features", str(run), "--methods", "connections", "--phase", "0", "-o", str(run / "a" / "b")]) == 0
+    rows = read(run / "a" / "b", "features-phase0.csv")
     assert [row["name"] for row in rows[:4]] == ["qpos slider", "qpos hinge", "qvel slider", "qvel hinge"]
     assert "keep" not in rows[0]  # nothing was tested
     assert not (run / "features.csv").exists()
@@ -86,6 +87,22 @@ def test_an_agent_of_the_zoo(tmp_path: Path) -> None:
     assert {row["real"] for row in rows if int(row["rank_connections"]) <= 10} == {"1"}  # it has learnt where to look
 
 
+def test_agents_of_a_run_do_not_overwrite_each_other(run: Path) -> None:
+    shutil.copytree(run / f"{ENVIRONMENT}-permute60.agent", run / "best_model.agent")
+    for flags in ([], ["--best"]):
+        assert main(["features", str(run), *flags, "--methods", "connections,connections", "connections"]) == 0
+    assert {file.name for file in run.glob("features*.csv")} == {"features.csv", "features-best.csv"}
+
+
+def test_a_folder_that_is_not_the_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zoo's agent is meant, where a folder of that name has none."""
+    monkeypatch.chdir(tmp_path)
+    Path("anf-sac/Reacher-noise90").mkdir(parents=True)
+    assert main(["features", "anf-sac", "Reacher-noise90", "--methods", "connections"]) == 0
+    assert not list(Path("anf-sac/Reacher-noise90").iterdir())
+    assert len(read(tmp_path)) == 100
+
+
 def test_as_a_program(run: Path) -> None:
     command = [sys.executable, "-m", "sparse_rl", "features", str(run), "--methods", "connections", "--top", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -98,7 +115,9 @@ def test_as_a_program(run: Path) -> None:
     [
         (["--methods", "ablation,conections"], "Unknown method 'conections'. Did you mean 'connections'"),
         (["--level", "2"], "must lie in (0, 1), not 2.0"),
-        (["--episodes", "2"], "Take at least 6 episodes"),
+        (["--episodes", "2"], "Take at least 10 episodes"),
+        (["--top", "40", "--episodes", "1e1"], "Take at least 11 episodes"),
+        (["--top", "1_000", "--level", "1e-3"], "take a top of at most 8"),
         (["--transitions", "5"], "transitions=5 are too few for tests"),
         (["--seed", "-1"], "seed must be at least 0, not -1"),
         (["--env", "InvertedPendulum-noise80"], "agent cannot act in InvertedPendulum-noise80"),

@@ -282,10 +282,33 @@ def test_bad_words(
     assert [path.name for path in tmp_path.iterdir()] == ["anf-sac"]
 
 
-def test_runs_without_a_step_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    zoo_run(tmp_path / "sac" / "Hopper-v5_1", [1.0], every=100)
-    zoo_run(tmp_path / "sac" / "Hopper-v5_2", [1.0], every=130)
+def test_runs_without_a_step_in_common_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zoo_run(tmp_path / "sac" / "Ant-v5_1", [1.0], every=100)
+    zoo_run(tmp_path / "sac" / "Ant-v5_2", [1.0], every=130)
     assert "were evaluated at different steps" in refused(capsys, tmp_path, "-o", tmp_path / "out.png")
+    zoo_run(tmp_path / "sac" / "Hopper-v5_1", [1.0])
+    rows, error = plot(tmp_path / "out.png", capsys, tmp_path)
+    assert {row["environment"] for row in rows} == {"Hopper-v5"}
+    assert error.startswith("Note: sac, rl-baselines3-zoo, no noise in Ant-v5 is left out: ")
+
+
+@pytest.mark.parametrize("line", ["1,x,3", "1,nan,3", "1,1e300,3", "1,50"])
+def test_a_damaged_monitor_among_good_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    zoo_run(tmp_path / "sac" / "Hopper-v5_1", [1.0])
+    (zoo_run(tmp_path / "sac" / "Hopper-v5_2", [1.0]) / "0.monitor.csv").write_text(f"#{{}}\nr,l,t\n{line}\n")
+    rows, error = plot(tmp_path / "out.png", capsys, tmp_path, "--training")
+    assert {row["runs"] for row in rows} == {"1"}
+    assert "Hopper-v5_2' does not count: " in error
+
+
+def test_nothing_but_a_table_of_curves_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    our_run(tmp_path / "sac" / "Hopper-noise90" / "1", [1.0])
+    (tmp_path / "x.csv").write_text("my,own\n")
+    assert "no table of curves" in refused(capsys, tmp_path, "-o", tmp_path / "x.png")
+    assert (tmp_path / "x.csv").read_text() == "my,own\n"
+    assert not (tmp_path / "x.png").exists()
+    first, second = (plot(tmp_path / "y.png", capsys, tmp_path).rows for _ in range(2))
+    assert first == second
 
 
 def test_a_disk_that_takes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

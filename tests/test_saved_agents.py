@@ -21,7 +21,7 @@ from sparse_rl.agents.spaces import describe_space, make_space
 from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.sb3 import SparseSACPolicy, SparseTD3Policy, sparse_policy
 from sparse_rl.sb3.networks import networks_of
-from sparse_rl.storage import StorageError
+from sparse_rl.storage import StorageError, load_tensors
 
 SMALL = {"net_arch": [8, 8]}
 SPARSE = {**SMALL, "sparsity": 0.5, "optimizer_class": SMETAdam, "optimizer_kwargs": {"warmup_steps": 10}}
@@ -34,6 +34,7 @@ AGENTS: list[tuple[type[BaseAlgorithm], Any, Any, dict[str, Any]]] = [
     (sb3.DQN, "MlpPolicy", "CartPole-v1", {"buffer_size": 1, "policy_kwargs": SMALL}),
     (sb3.PPO, "MlpPolicy", "CartPole-v1", {"n_steps": 64, "clip_range": 0.3}),
     (sb3.PPO, "CnnPolicy", FakeImageEnv, {"n_steps": 64, "policy_kwargs": {"net_arch": [4]}}),
+    (sb3.PPO, "CnnPolicy", FakeImageEnv, {"policy_kwargs": {"net_arch": [4], "share_features_extractor": False}}),
     (sb3.A2C, "MlpPolicy", "Pendulum-v1", {"use_sde": True}),
     (sb3.PPO, sparse_policy(ActorCriticPolicy), "CartPole-v1", {"n_steps": 64, "policy_kwargs": {"sparsity": 0.5}}),
 ]
@@ -80,6 +81,8 @@ def test_an_agent_that_acts_only(model: BaseAlgorithm, tmp_path: Path) -> None:
     save_agent(model, tmp_path / "agent", acting_only=True)
     whole, small = ((tmp_path / folder / MODEL).stat().st_size for folder in ("whole", "agent"))
     assert small < whole
+    if not getattr(model.policy, "share_features_extractor", True):
+        assert not any("vf_features_extractor" in name for name in load_tensors(tmp_path / "agent" / MODEL)[0])
     loaded = load_agent(tmp_path / "agent")
     assert type(loaded) is type(model)
     assert loaded.num_timesteps == 7

@@ -72,7 +72,7 @@ def _table(panel: Panel, targets: Sequence[float], last: int) -> Iterator[str]:
     yield "|---" + "|---:" * (len(header) - 1) + "|"
     for agent, curve in panel.items():
         weights = "" if curve.weights is None else f"{curve.weights:,}"
-        flops = "" if curve.flops is None else f"{curve.flops:.3g}"
+        flops = "" if curve.total_flops is None else f"{curve.total_flops:.3g}"
         score = _estimate([curve.scores(last)], ",.0f")
         cells = [agent.label, str(len(curve.returns)), f"{curve.steps[-1]:,}", weights, flops, score]
         cells.append(_seconds(curve.clock[-1]))

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from sparse_rl.nn import FeatureMajorMLP
 
-# The parts of Stable-Baselines3's and sb3-contrib's policies that nobody asks for an action.
+# The parts of Stable-Baselines3's and sb3-contrib's policies that nobody asks for an action. A features extractor that
+# the actor shares has its first name in `named_modules`, and stays.
 _FOR_LEARNING = (
     *("critic", "critic_target", "actor_target", "q_net_target", "quantile_net_target"),
-    *("value_net", "mlp_extractor.value_net"),
+    *("value_net", "mlp_extractor.value_net", "vf_features_extractor"),
 )
 WHY = "This agent was saved to act only, without critics or target networks: it cannot go on learning."
 
@@ -92,5 +93,6 @@ def tensors_to_act(model: BaseAlgorithm) -> dict[str, Tensor]:
     :param model: the agent
     :return: those of its policy's state, by name
     """
-    prefixes = tuple(f"{name}." for name in _FOR_LEARNING)
+    modules = dict(model.policy.named_modules())
+    prefixes = tuple(f"{name}." for name in _FOR_LEARNING if name in modules)
     return {name: tensor for name, tensor in model.policy.state_dict().items() if not name.startswith(prefixes)}

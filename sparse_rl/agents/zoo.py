@@ -74,14 +74,14 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def zoo(folder: Path = FOLDER) -> Sequence[ZooAgent]:
+def zoo(folder: Path | None = None) -> Sequence[ZooAgent]:
     """
     List the agents of the zoo.
 
-    :param folder: another zoo than the one of the package
+    :param folder: another zoo than the one of the package, :data:`FOLDER`
     :return: all agents, by environment and algorithm
     """
-    agents = [ZooAgent(file.parent) for file in folder.glob(f"*/*/{CARD}")]
+    agents = [ZooAgent(file.parent) for file in (folder or FOLDER).glob(f"*/*/{CARD}")]
     return sorted(agents, key=lambda agent: (agent.environment, agent.algorithm))
 
 
@@ -94,7 +94,7 @@ def find(algorithm: str, environment: str) -> ZooAgent:
     :return: the agent
     :raises InputError: if there is none; the message says what comes near
     """
-    agents = zoo(FOLDER)
+    agents = zoo()
     if algorithm not in (algorithms := {agent.algorithm for agent in agents}):
         raise InputError(unknown("algorithm of the zoo", algorithm, algorithms))
     mine = {agent.environment: agent for agent in agents if agent.algorithm == algorithm}

@@ -57,7 +57,7 @@ def script(shell: str) -> str:
     for action in _actions(parser):
         if "--algo" in action.option_strings:
             action.choices = algorithms()  # the commands themselves answer typos better than argparse would
-        elif action.type is Path:
+        elif action.type is Path or action.dest == "agent":
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's own attribute
     text: str = shtab.complete(parser, shell)
     return text

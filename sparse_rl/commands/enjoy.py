@@ -2,7 +2,9 @@
 
 import argparse
 
+from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, open_agent
+from sparse_rl.commands.threads import one_thread
 
 DESCRIPTION = "Watch a trained agent in a window, and print its return after each episode."
 
@@ -23,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: the parser
     """
     add_agent(parser)
-    parser.add_argument("-n", "--episodes", type=int, default=5, metavar="N", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, metavar="N", help="end an episode after so many steps")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the environment (default: %(default)s)")
+    parser.add_argument("-n", "--episodes", type=whole, default=5, metavar="N", help="default: %(default)s")
+    parser.add_argument("--steps", type=whole, metavar="N", help="end an episode after so many steps")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the environment (default: %(default)s)")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
         )
     trained = open_agent(args)
     print(trained.title)
-    with drawable(trained, "human") as env:
+    with one_thread(), drawable(trained, "human") as env:
         returns = watch(trained, env, args.seed, args.steps, lambda: None)  # a window is drawn by each step
         for episode, total in enumerate(islice(returns, args.episodes), 1):
             print(f"episode {episode}: return {total:.1f}", flush=True)

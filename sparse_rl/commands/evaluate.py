@@ -2,7 +2,9 @@
 
 import argparse
 
+from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, open_agent
+from sparse_rl.commands.threads import one_thread
 
 DESCRIPTION = "Let a trained agent act, without exploration, and print its return."
 
@@ -23,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add_agent(parser)
     parser.add_argument(
-        "-n", "--episodes", type=int, default=10, metavar="N", help="number of episodes (default: %(default)s)"
+        "-n", "--episodes", type=whole, default=10, metavar="N", help="number of episodes (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the environment (default: %(default)s)"
+        "--seed", type=whole, default=0, metavar="N", help="seed of the environment (default: %(default)s)"
     )
 
 
@@ -42,17 +44,11 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     if args.episodes < 1 or args.seed < 0:
         raise ValueError("--episodes must be at least 1 and --seed at least 0")
 
-    import torch
-
     from sparse_rl.training.evaluation import returns_of
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one observation at a time: more threads only get in each other's way
-    try:
+    with one_thread():
         trained = open_agent(args)
         returns = returns_of(trained, args.episodes, args.seed)
-    finally:
-        torch.set_num_threads(threads)
     print(trained.title)
     print(f"return {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes, seed {args.seed}")
     return 0

@@ -5,10 +5,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, open_agent
+from sparse_rl.commands.threads import one_thread
 
 if TYPE_CHECKING:
     from sparse_rl.features import FeatureRanking
+    from sparse_rl.training.trained import Trained
 
 DESCRIPTION = """\
 Find out which inputs of a trained agent matter, in three ways, and which to keep.
@@ -23,11 +26,11 @@ Find out which inputs of a trained agent matter, in three ways, and which to kee
                 does not see what only a good policy gets to.
 
 A feature is kept if ablation (its fall in return) or intervention finds it. --level bounds the expected fraction of
-false ones among the kept. Then fresh episodes show what the agent achieves with the kept features alone.
+false ones among the kept. With ablation, fresh episodes then show what the agent achieves with the kept features alone.
 """
 
 EXAMPLES = """\
-columns of the table (features.csv has all features, and more columns; see docs/features.md):
+columns of the table (the file has all features, and more columns; see docs/features.md):
   conn., strength  weights at the feature, and the sum of their magnitudes     -> connections
   action           share of the actions' variance that goes with the feature   -> ablation
   return, p        mean fall in return without it, and the p-value of no fall; empty: not tried
@@ -36,7 +39,7 @@ columns of the table (features.csv has all features, and more columns; see docs/
 examples:
   sparse-rl features runs/anf-sac/HalfCheetah-noise98/1                        everything; writes into that folder
   sparse-rl features runs/anf-sac/HalfCheetah-noise98/1 --methods connections  at once
-  sparse-rl features runs/sac/Hopper-noise95/1 --best --top 40 --episodes 20   a closer look at the best agent
+  sparse-rl features runs/sac/Hopper-noise95/1 --best --top 40                 a closer look at the best agent
   sparse-rl features anf-sac Reacher-noise90 --out report                      an agent of the zoo
   sparse-rl features my_agent --env my_package:MyEnv-v0 --out report           an agent's folder, your environment
 """
@@ -52,34 +55,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add_agent(parser)
     parser.add_argument(
-        "--methods", type=_words, default=METHODS, metavar="NAMES",
-        help=f"some of {','.join(METHODS)}, with commas between them (default: all)",
+        "--methods", type=_words, nargs="+", default=[METHODS], metavar="NAME",
+        help=f"some of {', '.join(METHODS)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "-n", "--episodes", type=int, default=10, metavar="N",
-        help="ablation: episodes for each feature whose return is compared (default: %(default)s)",
+        "-n", "--episodes", type=whole, metavar="N",
+        help="ablation: episodes for each feature whose return is compared (default: 10, or what --top takes)",
     )  # fmt: skip
     parser.add_argument(
-        "--transitions", type=int, default=5000, metavar="N",
-        help="intervention: steps with random actions (default: %(default)s)",
+        "--transitions", type=whole, default=5000, metavar="N",
+        help="intervention: steps with random actions; fewer if observations are wide (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--level", type=float, default=0.05, metavar="F",
         help="expected fraction of false discoveries among the kept features (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--top", type=int, default=20, metavar="N",
+        "--top", type=whole, default=20, metavar="N",
         help="features in the table, and of which ablation compares returns (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR",
-        help="where features.csv and features.png go (default: the agent's folder; of the zoo's agents: here)",
+        "--seed", type=whole, default=0, metavar="N", help="of all that is drawn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="DIR",
+        help="where features.csv and features.png go, or features-best.csv, ... (default: the agent's folder; of the "
+        "zoo's agents: here)",
     )  # fmt: skip
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
+    return tuple(word for word in text.split(",") if word)
 
 
 def run(args: argparse.Namespace, words: list[str]) -> int:
@@ -91,14 +97,11 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :return: the exit code
     :raises ValueError: for bad input
     """
-    import torch
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sparse_rl.features import rank_features, save_ranking
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a few observations at a time: more threads only get in each other's way
     screen = Console(stderr=True)
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}"),
@@ -111,26 +114,30 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
             stages[stage] = bars.add_task(stage, total=total)
         bars.update(stages[stage], completed=done)
 
-    try:
+    with one_thread():
         trained = open_agent(args)
-        folder = _folder(args)
+        folder = _folder(args, trained)
+        methods = [name for names in args.methods for name in names]
         with bars:
             ranking = rank_features(
-                trained.model, trained.env, args.methods, args.episodes, args.transitions, args.level, args.top,
+                trained.model, trained.env, methods, args.episodes, args.transitions, args.level, args.top,
                 args.seed, tell=tell,
             )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
     _report(ranking, trained.title, args.top)
-    for file in save_ranking(ranking, folder, trained.title):
+    for file in save_ranking(ranking, folder, trained.title, _name(args)):
         print(file)
     return 0
 
 
-def _folder(args: argparse.Namespace) -> Path:
+def _name(args: argparse.Namespace) -> str:
+    """Name the files after what is looked at, so that agents of one run do not overwrite each other's."""
+    phase = "" if args.phase is None else f"-phase{args.phase}"
+    return f"features{'-best' if args.best else ''}{phase}"
+
+
+def _folder(args: argparse.Namespace, trained: "Trained") -> Path:
     """Find where the files go, and whether they can, before any work is done."""
-    agent = Path("/".join(args.agent))
-    folder: Path = args.out or (agent if agent.is_dir() else Path())
+    folder: Path = args.out or trained.folder or Path()
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ValueError(f"nothing can be written into {str(folder)!r}: give another folder with --out")
@@ -160,6 +167,8 @@ def _report(ranking: "FeatureRanking", title: str, top: int) -> None:
         cells = [escape(_cell(name, columns[name][j])) for name in shown if name in columns]
         table.add_row(*cells, style="bold" if ranking.keep is not None and ranking.keep[j] else "")
     console.print(table)
+    if ranking.intervention is not None:
+        console.print(f"p(task) is of {ranking.intervention.transitions:,} random steps.", highlight=False)
     if ranking.agreement:
         console.print(_agreement(ranking))
     if ranking.keep is not None:
@@ -174,7 +183,8 @@ def _report(ranking: "FeatureRanking", title: str, top: int) -> None:
         console.print(f"Return over {episodes} fresh episodes: {said}.", highlight=False)
         if ranking.confirmation.lacks_something(ranking.level):
             console.print(
-                "With the kept ones alone it is lower: something is missing. Try a larger --top, more --episodes.",
+                "With the kept ones alone it is lower: something is missing. Try a larger --top, and with it more "
+                "--episodes.",
                 highlight=False,
             )
 

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from sparse_rl.commands.counts import whole
+
 if TYPE_CHECKING:
     from sparse_rl.training.trained import Trained
 
@@ -25,7 +27,7 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", metavar="ID", help="another environment than the one in which it was trained")
     parser.add_argument(
         "--phase",
-        type=int,
+        type=whole,
         metavar="K",
         help="of a permuted environment: how often its features have changed places (default: as when it was saved)",
     )

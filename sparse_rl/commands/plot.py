@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparse_rl.commands.counts import whole
 from sparse_rl.names import unknown
 
 if TYPE_CHECKING:
@@ -54,12 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mean", action="store_true", help="mean over runs instead of the interquartile mean")
     group.add_argument("--training", action="store_true", help="returns of training episodes instead of evaluations")
     group.add_argument(
-        "-w", "--window", type=int, default=100, metavar="N",
+        "-w", "--window", type=whole, default=100, metavar="N",
         help="with --training: average the last N episodes (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--out", type=Path, metavar="FILE",
-        help="the picture: .png, .svg or .pdf (learning_curves.png); the animation: .gif (connectivity.gif)",
+        help="the picture: .png, .svg or .pdf (learning_curves.png); a table, .csv, goes beside it; the animation: "
+        ".gif (connectivity.gif)",
     )  # fmt: skip
 
 
@@ -77,12 +79,13 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     if args.connectivity:
         return _animate(args)
 
-    from sparse_rl.plots.drawing import check_ending
+    from sparse_rl.plots.drawing import check_ending, check_table
     from sparse_rl.plots.folders import find_runs
 
     out = args.out or Path("learning_curves.png")
     if args.export_rl_zoo is None:
         check_ending(out)
+        check_table(out.with_suffix(".csv"))
     runs, notes = find_runs(args.runs)
     runs = _chosen(runs, args.algo, "algorithm", lambda run: run.algorithm)
     runs = _chosen(runs, args.env, "environment", lambda run: run.environment)

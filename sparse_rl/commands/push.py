@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sparse_rl.commands.counts import whole
 from sparse_rl.names import require
 
 DESCRIPTION = """\
@@ -29,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--best", action="store_true", help="the agent that did best in an evaluation, not the last one"
     )
     parser.add_argument(
-        "-n", "--episodes", type=int, default=20, metavar="N",
+        "-n", "--episodes", type=whole, default=20, metavar="N",
         help="episodes of the evaluation that the card tells of; 0: none (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="their seed (default: %(default)s)")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="their seed (default: %(default)s)")
     parser.add_argument("--private", action="store_true", help="a new repository is for your eyes only")
     parser.add_argument("--trust", action="store_true", help="import the package of an environment 'package:Id'")
 

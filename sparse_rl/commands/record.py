@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sparse_rl.commands import enjoy
 from sparse_rl.commands.naming import open_agent
+from sparse_rl.commands.threads import one_thread
 
 DESCRIPTION = "Make a video of a trained agent. It takes no display."
 
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     if trained.needs_mujoco:
         choose_gl()
     print(trained.title)
-    returns, n_frames = record(trained, args.out, args.episodes, args.seed, args.steps)
+    with one_thread():
+        returns, n_frames = record(trained, args.out, args.episodes, args.seed, args.steps)
     for episode, total in enumerate(returns, 1):
         print(f"episode {episode}: return {total:.1f}")
     print(f"{args.out}: {n_frames:,} frames, {args.out.stat().st_size / 1000:,.0f} kB")

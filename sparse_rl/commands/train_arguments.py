@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
+from sparse_rl.commands.counts import positive, whole
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 
@@ -87,9 +88,9 @@ def _add_basics(parser: argparse.ArgumentParser) -> None:
         "features noise (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "-n", "--n-timesteps", "--total-timesteps", type=_whole, metavar="N", help="environment steps (from the recipe)"
+        "-n", "--n-timesteps", "--total-timesteps", type=whole, metavar="N", help="environment steps (from the recipe)"
     )
-    group.add_argument("--seed", type=_whole, default=-1, metavar="N", help="same seed, same run; -1: random (-1)")
+    group.add_argument("--seed", type=whole, default=-1, metavar="N", help="same seed, same run; -1: random (-1)")
 
 
 def _add_sparsity(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +104,7 @@ def _add_sparsity(parser: argparse.ArgumentParser) -> None:
         "--distribution", metavar="NAME", help="how layers share the sparsity: input, uniform, erdos_renyi, erk"
     )
     group.add_argument("--drop-fraction", type=float, metavar="F", help="fraction of weights replaced by each update")
-    group.add_argument("--update-interval", type=_whole, metavar="N", help="gradient steps between two updates")
+    group.add_argument("--update-interval", type=whole, metavar="N", help="gradient steps between two updates")
     group.add_argument("--kernel", metavar="NAME", help="arithmetic of sparse layers: auto, numba, scatter")
     group.add_argument(
         "--replay", metavar="NAME",
@@ -124,9 +125,9 @@ def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
         "-conf", "--conf-file", type=Path, metavar="FILE", help="your own recipe (YAML), on top of the built-in one"
     )
     group.add_argument(
-        "--buffer-size", type=_whole, metavar="N", help="transitions in the replay buffer (from the recipe, or 1000000)"
+        "--buffer-size", type=whole, metavar="N", help="transitions in the replay buffer (from the recipe, or 1000000)"
     )
-    group.add_argument("--n-envs", type=_whole, metavar="N", help="copies of the environment (from the recipe, or 1)")
+    group.add_argument("--n-envs", type=whole, metavar="N", help="copies of the environment (from the recipe, or 1)")
     group.add_argument(
         "--env-kwargs", nargs="+", default=[], action="extend", metavar="KEY:VALUE", help="arguments of the environment"
     )
@@ -135,20 +136,20 @@ def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("evaluation")
     group.add_argument(
-        "--eval-freq", type=_whole, metavar="N", help="steps between evaluations; -1: none (half of all, at most 10000)"
+        "--eval-freq", type=whole, metavar="N", help="steps between evaluations; -1: none (half of all, at most 10000)"
     )
-    group.add_argument("--eval-episodes", type=_whole, metavar="N", help="episodes of each evaluation (5)")
-    group.add_argument("--n-eval-envs", type=_whole, default=1, metavar="N", help="environments for it (%(default)s)")
+    group.add_argument("--eval-episodes", type=whole, metavar="N", help="episodes of each evaluation (5)")
+    group.add_argument("--n-eval-envs", type=whole, default=1, metavar="N", help="environments for it (%(default)s)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--save-freq", type=_whole, default=-1, metavar="N", help="steps between agents rl_model_<n>_steps.zip (none)"
+        "--save-freq", type=whole, default=-1, metavar="N", help="steps between agents rl_model_<n>_steps.zip (none)"
     )
     group.add_argument(
         "--log-interval",
-        type=_whole,
+        type=whole,
         default=4,
         metavar="N",
         help="episodes (on-policy: rollouts) between logs (%(default)s)",
@@ -162,14 +163,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-P", "--progress", action=argparse.BooleanOptionalAction, default=None, help="progress bar (at a terminal)"
     )
-    group.add_argument("--verbose", type=_whole, default=0, metavar="N", help="1: tables of all logs (%(default)s)")
+    group.add_argument("--verbose", type=whole, default=0, metavar="N", help="1: tables of all logs (%(default)s)")
 
 
 def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("checkpoints")
     group.add_argument("--resume", type=Path, metavar="FOLDER", help="continue the run in this folder, exactly")
     group.add_argument(
-        "--checkpoint-freq", type=_whole, default=10_000, metavar="N",
+        "--checkpoint-freq", type=whole, default=10_000, metavar="N",
         help="steps between checkpoints, also every 10 minutes; 0: only when it is ended by a signal (%(default)s)",
     )  # fmt: skip
     group.add_argument(
@@ -180,38 +181,11 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, auto (%(default)s)")
-    group.add_argument(
-        "--num-threads", type=_whole, default=-1, metavar="N", help="threads of PyTorch (its own choice)"
-    )
+    group.add_argument("--num-threads", type=whole, default=-1, metavar="N", help="threads of PyTorch (its own choice)")
     group.add_argument(
         "--vec-env", choices=("dummy", "subproc"), default="dummy",
         help="all environments in one process, or one process each (%(default)s)",
     )  # fmt: skip
-
-
-def _whole(text: str) -> int:
-    """Read a whole number; ``1e6`` and ``1_000_000`` are welcome."""
-    number = float(text)
-    if number != number // 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(number)
-
-
-def positive(text: str) -> int:
-    """
-    Read a positive whole number.
-
-    :param text: the word
-    :return: the number
-    :raises ArgumentTypeError: if it is none
-    """
-    number = _whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return number
-
-
-_whole.__name__ = positive.__name__ = "whole number"  # argparse puts it into its messages
 
 
 def read_plan(args: argparse.Namespace) -> Plan:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import load_recipe, parse_assignments
-from sparse_rl.commands.train_arguments import add_plan_arguments, make_parser, positive, read_plan
+from sparse_rl.commands.counts import positive
+from sparse_rl.commands.train_arguments import add_plan_arguments, make_parser, read_plan
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.names import require
 from sparse_rl.storage import LockedError, locked

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sparse_rl.envs import feature_names, make
 from sparse_rl.features.actions import action_changes, input_layer
 from sparse_rl.features.ranking import METHODS, Ablation, Confirmation, Connections, FeatureRanking, Intervention
-from sparse_rl.features.rollouts import Episode, MakeEnv, Pool, independent, play, random_transitions
-from sparse_rl.features.statistics import sign_flip_test
+from sparse_rl.features.rollouts import Episode, MakeEnv, Pool, independent, most_transitions, play, random_transitions
+from sparse_rl.features.statistics import least_p_value, sign_flip_test
 from sparse_rl.metrics import connections_per_feature
 from sparse_rl.names import unknown
 from sparse_rl.topology import fewest_transitions, run_tests
 
 #: Is told a stage in words, how much of it is done, and how much there is to do.
 Tell = Callable[[str, int, int], object]
+_EPISODES = 10  # by default, if that is enough
+_MANY = 20  # episodes, more of which do not make the least p-value any smaller
 _OBSERVATIONS = 2000  # on which actions are compared
 _MOST_EPISODES = 10  # times as many as asked for are played, if they are short, to see that many observations
 _POOL, _PAIRS, _FRESH, _SHUFFLE, _RANDOM = range(5)  # what seeds are for
@@ -31,7 +32,7 @@ def rank_features(
     model: BaseAlgorithm,
     env: str | MakeEnv,
     methods: Sequence[str] = METHODS,
-    episodes: int = 10,
+    episodes: int | None = None,
     transitions: int = 5000,
     level: float = 0.05,
     top: int = 20,
@@ -52,8 +53,9 @@ def rank_features(
     :param model: an agent of Stable-Baselines3, sb3-contrib or this project that sees flat observations
     :param env: id of the environment, or what makes a copy of it. Of a permuted one, in the phase that is meant
     :param methods: some of these three
-    :param episodes: episodes for each feature whose return is compared
-    :param transitions: transitions with random actions
+    :param episodes: episodes for each feature whose return is compared; ``None`` for ten, or as many
+        more as it takes to find one of ``top`` features
+    :param transitions: transitions with random actions; fewer if observations are very large
     :param level: the expected fraction of false discoveries among the kept features, in (0, 1)
     :param top: how many features' returns are compared
     :param seed: of everything that is drawn
@@ -62,24 +64,27 @@ def rank_features(
     :return: the ranking
     :raises ValueError: if an argument is out of range, or agent and environment do not fit
     """
-    _check(methods, {"episodes": episodes, "transitions": transitions, "top": top, "seed": seed}, level)
+    numbers = {"episodes": _EPISODES if episodes is None else episodes, "transitions": transitions}
+    _check(methods, numbers | {"top": top, "seed": seed}, level)
+    share = level / max(sum(name in methods for name in METHODS[1:]), 1)  # of each method that tests something
     make_env: MakeEnv = env if callable(env) else lambda: make(env)
     names, real, n_transitions = _look_at(make_env, model)
     if "intervention" in methods and transitions < n_transitions:
         raise ValueError(f"transitions={transitions} are too few for tests: take at least {n_transitions}.")
+    n_episodes = _enough(episodes, min(top, len(names)), level, share) if "ablation" in methods else 0
     agent = _Agent(model, make_env, normalize, seed, tell)
     connections = ablation = intervention = None
     if "connections" in methods:
         counts, strengths = connections_per_feature(input_layer(model.policy))
         connections = Connections(counts, strengths.astype(np.float64))
     if "intervention" in methods:
-        intervention = agent.intervention(transitions, level)
+        intervention = agent.intervention(min(transitions, most_transitions(len(names))), share)
     if "ablation" in methods:
-        ablation = agent.ablation(episodes, top)
+        ablation = agent.ablation(n_episodes, top)
     ranking = FeatureRanking(tuple(names), real, level, connections, ablation, intervention)
     if ablation is None or ranking.keep is None or not ranking.keep.any() or ranking.keep.all():
         return ranking
-    return replace(ranking, confirmation=agent.confirmation(episodes, ranking.keep))
+    return replace(ranking, confirmation=agent.confirmation(n_episodes, ranking.keep))
 
 
 class _Agent:
@@ -98,7 +103,8 @@ class _Agent:
         )
         with torch.no_grad():
             tests = run_tests(seen.before, seen.after, seen.actions, seen.rewards, level)
-        return Intervention(*(p.numpy() for p in (tests.responds, tests.pays, tests.predicts, tests.p_values)))
+        p_values = (tests.responds, tests.pays, tests.predicts, tests.p_values)
+        return Intervention(*(p.numpy() for p in p_values), len(seen.rewards))
 
     def ablation(self, episodes: int, top: int) -> Ablation:
         self._watch(episodes)
@@ -159,13 +165,31 @@ def _check(methods: Sequence[str], numbers: Mapping[str, int], level: float) -> 
     for name, value in numbers.items():
         if value < (name != "seed"):
             raise ValueError(f"{name} must be at least {int(name != 'seed')}, not {value}.")
-    episodes, share = numbers["episodes"], level / max(sum(name in methods for name in METHODS[1:]), 1)
-    if "ablation" in methods and 2.0**-episodes > share:
-        needed = next(n for n in count(1) if 2.0**-n <= share)
+
+
+def _enough(episodes: int | None, tried: int, level: float, share: float) -> int:
+    """
+    Check that an ablation can find something: a single feature, among all that are tried, whose return always falls.
+
+    Benjamini and Hochberg's procedure asks of the least p-value that it is at most the level, divided by how many there
+    are.
+    """
+    most = int(share / least_p_value(_MANY))
+    if tried > most:
         raise ValueError(
-            f"With episodes={episodes} no fall in return can be told from chance at a level of {level}: the least "
-            f"p-value is 1/2^{episodes}. Take at least {needed} episodes, better {needed + 4}."
+            f"With top={tried} a fall in the return of one feature cannot be told from chance at a level of {level}, "
+            f"with however many episodes: take {f'a top of at most {most}' if most else 'a larger level'}."
         )
+    needed = next(n for n in range(1, _MANY + 1) if least_p_value(n) <= share / tried)
+    if episodes is None:
+        return max(_EPISODES, needed)
+    if episodes < needed:
+        raise ValueError(
+            f"With episodes={episodes} and top={tried} a fall in the return of one feature cannot be told from chance "
+            f"at a level of {level}: the least p-value is 1/2^{episodes}. Take at least {needed} episodes, better "
+            f"{needed + 4}, or a smaller top."
+        )
+    return episodes
 
 
 def _look_at(make_env: MakeEnv, model: BaseAlgorithm) -> tuple[list[str], NDArray[np.bool_] | None, int]:

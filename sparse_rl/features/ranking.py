@@ -54,12 +54,14 @@ class Intervention:
     :param pays: that the reward does not depend on it
     :param predicts: that it does not help to predict what the first two have found
     :param p_value: that none of the three is so
+    :param transitions: of how many transitions this was found out; ``None`` if unknown
     """
 
     responds: Numbers
     pays: Numbers
     predicts: Numbers
     p_value: Numbers
+    transitions: int | None = None
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,16 @@ class Pool:
         self.seen += 1
 
 
+def most_transitions(n_features: int) -> int:
+    """
+    Tell how many transitions are kept at most: fewer if observations are very large, but 1000 at least.
+
+    :param n_features: features of an observation
+    :return: the number of transitions
+    """
+    return max(1000, 2 * _MOST_NUMBERS // n_features)
+
+
 def play(
     act: Act,
     make_env: MakeEnv,
@@ -75,7 +85,10 @@ def play(
     copies: int = 8,
 ) -> NDArray[np.float64]:
     """
-    Play episodes, several at a time.
+    Play episodes, several at a time, but so that none depends on what is played beside it.
+
+    An agent is asked about ``copies`` observations at a time, however many episodes there are still: dense products
+    may be rounded differently in batches of another size, and in chaotic environments that is another episode.
 
     :param act: chooses actions for a batch of observations
     :param make_env: makes a copy of the environment
@@ -95,9 +108,10 @@ def play(
             if show is not None:
                 for each in playing:
                     show(each.observation)
-            actions = act(np.stack([each.seen() for each in playing]))
+            observations = [each.seen() for each in playing]
+            actions = act(np.stack(observations + observations[:1] * (copies - len(playing))))
             going_on = []
-            for each, action in zip(playing, actions, strict=True):
+            for each, action in zip(playing, actions[: len(playing)], strict=True):
                 reward, is_over = each.step(action)
                 returns[each.index] += reward
                 if is_over:
@@ -160,14 +174,13 @@ def random_transitions(
     Act at random: what depends on such actions, they have caused.
 
     :param make_env: makes the environment
-    :param count: number of transitions; fewer if observations are very large, but 1000 at least
+    :param count: number of transitions
     :param seed: of environment and actions
     :param tell: is told at times how many steps are done
     :return: the transitions
     """
     with _copies(make_env, 1) as (env,):
         n_features = env.observation_space.shape[0]  # type: ignore[index]
-        count = min(count, max(1000, 2 * _MOST_NUMBERS // n_features))
         before, after = (np.empty((count, n_features), np.float32) for _ in range(2))
         actions, rewards = [], np.empty(count)
         env.action_space.seed(seed)

@@ -55,6 +55,19 @@ def sign_flip_test(differences: NDArray[np.float64], seed: int = 0) -> float:
     return float((sums >= differences.sum() - rounding).mean())
 
 
+def least_p_value(n: int) -> float:
+    """
+    Tell what :func:`sign_flip_test` can give at least.
+
+    :param n: number of pairs
+    :return: the p-value
+
+    >>> least_p_value(3)
+    0.125
+    """
+    return 2.0**-n if n <= _MOST_EXACT else 1 / _FLIPS
+
+
 def area_under_curve(scores: NDArray[np.float64], real: NDArray[np.bool_]) -> float:
     """
     Give the probability that a real feature scores higher than another one; ties count half (ROC AUC).

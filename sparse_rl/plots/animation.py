@@ -21,13 +21,13 @@ from sparse_rl.agents.checks import InputError
 from sparse_rl.plots.intervals import Array
 from sparse_rl.storage import StorageError, load_arrays, open_regular, write_atomically
 from sparse_rl.training.existing import read_config
+from sparse_rl.training.film import MOST_FRAMES
 from sparse_rl.training.pictures import ACTION, LINES, NOISE, REAL
 from sparse_rl.training.returns import MOST_STEPS, check_steps
 
 ENDING = ".gif"
 _MILLISECONDS = 100  # that a frame is seen
 _STILL = 2000  # the last one
-_MOST_FRAMES = 128
 _MOST_NETWORKS = 16
 _MOST_BYTES = 2**28  # of all features; those of Humanoid-noise98 take 2**24
 _MOST_BYTES_OF_MEANS = 2**26
@@ -111,9 +111,9 @@ def _of_features(title: str, file: Path) -> Film:
 
 def _check_amount(steps: NDArray[np.int64], networks: Mapping[str, Any]) -> None:
     """Check that a picture of it all can be drawn, and in less than hours."""
-    if len(steps) > _MOST_FRAMES or not 0 < len(networks) <= _MOST_NETWORKS:
+    if len(steps) > MOST_FRAMES or not 0 < len(networks) <= _MOST_NETWORKS:
         raise ValueError(
-            f"it has {len(steps)} frames of {len(networks)} networks; expected at most {_MOST_FRAMES} frames of 1 to "
+            f"it has {len(steps)} frames of {len(networks)} networks; expected at most {MOST_FRAMES} frames of 1 to "
             f"{_MOST_NETWORKS} networks"
         )
 
@@ -142,7 +142,7 @@ def _of_means(title: str, file: Path) -> Film:
         if any(row.get(name) is None for row in rows):
             raise ValueError(f"it has no column {name!r}, or a line ends before it")
     steps = check_steps("steps", np.array(sorted({int(row["step"]) for row in rows})))
-    steps = steps[:: -(-len(steps) // _MOST_FRAMES)]
+    steps = steps[:: -(-len(steps) // MOST_FRAMES)]
     tables: dict[str, dict[int, dict[str, str]]] = {}
     for row in rows:
         tables.setdefault(row["network"], {})[int(row["step"])] = row

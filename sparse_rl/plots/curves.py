@@ -56,7 +56,7 @@ class Record:
     :param seconds: wall-clock seconds until there; NaN where unknown
     :param flops: floating-point operations of training until there; NaN where unknown
     :param weights: active weights of the networks; ``None`` if unknown
-    :param training_flops: floating-point operations of the whole run; ``None`` if unknown
+    :param total_flops: floating-point operations of training of the whole run; ``None`` if unknown
     """
 
     agent: Agent
@@ -67,7 +67,7 @@ class Record:
     seconds: Array
     flops: Array
     weights: int | None = None
-    training_flops: int | None = None
+    total_flops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Curve:
     :param returns: mean return of the episodes, of shape ``(runs, evaluations)``
     :param seconds: wall-clock seconds, of the same shape; NaN where unknown
     :param weights: active weights of the networks; ``None`` if unknown
-    :param flops: floating-point operations of a whole run; ``None`` if unknown
+    :param total_flops: floating-point operations of training of a whole run; ``None`` if unknown
     :param permute: environment steps after which features change places; ``None`` if they never do
-    :param operations: floating-point operations so far, of the shape of ``returns``; ``None`` if unknown
+    :param flops: floating-point operations of training so far, of the shape of ``returns``; ``None`` if unknown
     :param statistic: what sums runs up
     """
 
@@ -91,9 +91,9 @@ class Curve:
     returns: Array
     seconds: Array
     weights: int | None
-    flops: int | None = None
+    total_flops: int | None = None
     permute: int | None = None
-    operations: Array | None = None
+    flops: Array | None = None
     statistic: Statistic = iqm
 
     @cached_property
@@ -104,9 +104,9 @@ class Curve:
     @cached_property
     def work(self) -> Array:
         """The runs' median number of floating-point operations until each evaluation, of shape ``(evaluations,)``."""
-        if self.operations is None:
+        if self.flops is None:
             return np.full(len(self.steps), np.nan)
-        return np.asarray(np.median(self.operations, axis=0))
+        return np.asarray(np.median(self.flops, axis=0))
 
     def along(self, axis: str) -> Array:
         """
@@ -223,5 +223,5 @@ def _curve(agent: Agent, environment: str, runs: Sequence[Record], statistic: St
     )
     identity = _parsed(environment)
     permute = identity.permute if identity else None
-    weights, total = (runs[0].weights, runs[0].training_flops) if steps else (None, None)
+    weights, total = (runs[0].weights, runs[0].total_flops) if steps else (None, None)
     return Curve(agent, np.array(steps), returns, seconds, weights, total, permute, flops, statistic)

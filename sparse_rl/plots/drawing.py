@@ -120,6 +120,24 @@ def check_ending(file: Path) -> None:
         )
 
 
+def check_table(file: Path) -> None:
+    """
+    Check that writing a table beside a picture, where nobody has named it, overwrites nothing but another such table.
+
+    :param file: where the table would go
+    :raises InputError: if something else is there
+    :raises OSError: if it cannot be read
+    """
+    if not file.exists():
+        return
+    header = ",".join(COLUMNS).encode()
+    with file.open("rb") as stream:
+        if stream.read(len(header)) != header:
+            raise InputError(
+                f"{str(file)!r} is there already, and no table of curves: name another picture with --out."
+            )
+
+
 def save(figure: Figure, file: Path) -> None:
     """
     Write a picture in one step.

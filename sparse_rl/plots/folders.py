@@ -14,8 +14,8 @@ from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol
 from sparse_rl.training.run_folder import CHECKPOINTS, file_name
 
-ZOO = "rl-baselines3-zoo"
-_ZOO_NAME = re.compile(r"(?P<environment>.+)_(?P<number>\d+)")
+RL_ZOO = "rl-baselines3-zoo"  # "the zoo" is the one that comes with this package
+_RL_ZOO_NAME = re.compile(r"(?P<environment>.+)_(?P<number>\d+)")
 # Hyperparameters that change nothing of what is learnt.
 _OF_LOOKING = ("eval_freq", "eval_episodes")
 _MOST_ENVS = 10_000
@@ -30,7 +30,7 @@ class Found:
 
     :param path: the folder
     :param algorithm: name of the algorithm
-    :param environment: id of the environment; in a folder of the zoo, the file name that stands for it
+    :param environment: id of the environment; in a folder of rl-zoo, the file name that stands for it
     :param replay: ``"redrawn noise"``, ``"observed noise"`` or ``"no noise"``
     :param number: which of its kind it is
     :param n_envs: copies of the environment; ``None`` if unknown
@@ -68,7 +68,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Found], list[str]]:
         where = ", ".join(repr(str(path)) for path in paths)
         raise InputError(
             f"There is no run in {where}: expected folders such as runs/anf-sac/HalfCheetah-noise98/1, or "
-            f"logs/sac/HalfCheetah-v5_1 of {ZOO}, with {EVALUATIONS} or {MONITORS} in them."
+            f"logs/sac/HalfCheetah-v5_1 of {RL_ZOO}, with {EVALUATIONS} or {MONITORS} in them."
             + "".join(f"\n{note}" for note in notes)
         )
     return runs, notes
@@ -100,11 +100,11 @@ def _identify(folder: Path) -> Found:
     path = folder.absolute()
     if (folder / "config.yml").exists():
         return _ours(folder, read_config(folder))
-    name = _ZOO_NAME.fullmatch(path.name)
+    name = _RL_ZOO_NAME.fullmatch(path.name)
     if name is None or not path.parent.name:
         raise InputError(
             "it has no config.yml, as runs of this project have, and is not called <environment>_<n>, as those of "
-            f"{ZOO}."
+            f"{RL_ZOO}."
         )
     environment = name["environment"]
     try:
@@ -166,7 +166,7 @@ def settings_of(runs: Sequence[Found]) -> list[str]:
     kinds: dict[tuple[Any, ...], list[Found]] = {}
     for run in runs:
         kinds.setdefault(_kind(run), []).append(run)
-    return [_difference(run, kinds[_kind(run)]) if run.is_ours else ZOO for run in runs]
+    return [_difference(run, kinds[_kind(run)]) if run.is_ours else RL_ZOO for run in runs]
 
 
 def _kind(run: Found) -> tuple[Any, ...]:

@@ -22,13 +22,18 @@ def gather(runs: Sequence[Found], axis: str = "steps", window: int | None = None
     :param axis: what curves will be drawn over: ``"steps"``, ``"time"`` or ``"flops"``, which takes longer to find out
     :param window: the number of training episodes to average; ``None`` for evaluations
     :return: the runs, as far as there is something to draw; and sentences about what is left out
-    :raises InputError: if nothing is left, or runs of different seeds have no steps in common
+    :raises InputError: if nothing is left
     """
-    records, notes = [], []
-    every = 0 if window is None else _distance(runs)
+    read, records, notes = [], [], []
     for run, settings in zip(runs, settings_of(runs), strict=True):
         try:
-            record = _record(run, settings, axis, window, every)
+            read.append((run, settings, read_episodes(run.path, run.n_envs)))
+        except (ValueError, OSError) as error:
+            notes.append(f"{str(run.path)!r} does not count: {error}")
+    every = _distance([episodes for _, _, episodes in read])
+    for run, settings, episodes in read:
+        try:
+            record = _record(run, settings, episodes, axis, window, every)
             if not np.isfinite(record.seconds if axis == "time" else record.steps).all():
                 raise InputError("its monitor files have no episodes, so its wall-clock time is not known.")
             if axis == "flops" and not np.isfinite(record.flops).all():
@@ -36,21 +41,22 @@ def gather(runs: Sequence[Found], axis: str = "steps", window: int | None = None
             records.append(record)
         except (ValueError, OSError) as error:
             notes.append(f"{str(run.path)!r} does not count: {error}")
+    records, others = _drawable(records)
+    notes += others
     if not records:
         raise InputError("No run has anything to draw." + "".join(f"\n{note}" for note in notes))
-    return records, [*notes, *_cut(records)]
+    return records, notes
 
 
-def _distance(runs: Sequence[Found]) -> int:
+def _distance(runs: Sequence[Episodes]) -> int:
     """Choose the steps between two points of all runs: 1, 2 or 5 times a power of ten, so that they share them."""
-    last = max((read_episodes(run.path, run.n_envs).steps.max(initial=0) for run in runs), default=0)
+    last = max((episodes.steps.max(initial=0) for episodes in runs), default=0)
     wanted = max(1.0, last / POINTS)
     power = 10 ** int(np.log10(wanted))
     return int(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted))
 
 
-def _record(run: Found, settings: str, axis: str, window: int | None, every: int) -> Record:
-    episodes = read_episodes(run.path, run.n_envs)
+def _record(run: Found, settings: str, episodes: Episodes, axis: str, window: int | None, every: int) -> Record:
     if window is None:
         if not (run.path / EVALUATIONS).exists():
             raise InputError(f"it has no {EVALUATIONS}; with --training its training episodes can be drawn.")
@@ -84,20 +90,22 @@ def moving_average(episodes: Episodes, window: int, every: int) -> tuple[NDArray
     return steps, (sums[ended] - sums[begun]) / (ended - begun)
 
 
-def _cut(records: Sequence[Record]) -> list[str]:
-    """Tell which curves end early, because not all of their runs got as far; refuse what has nothing in common."""
-    notes = []
+def _drawable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """Leave out runs that have no steps in common; tell so, and which curves end early, as one of their runs does."""
+    drawable, notes = [], []
     for (environment, agent), runs in grouped(records).items():
         shared = set[int].intersection(*(set(run.steps.tolist()) for run in runs))
         first, last = (choose(runs, key=lambda run: int(run.steps[-1])) for choose in (min, max))
         if not shared:
-            raise InputError(
-                f"The runs of {agent.label} in {environment} were evaluated at different steps, for example "
-                f"{first.name!r} and {last.name!r}, so there is no curve of them all: draw them one by one."
+            notes.append(
+                f"{agent.label} in {environment} is left out: its runs were evaluated at different steps, for example "
+                f"{first.name!r} and {last.name!r}, so there is no curve of them all. Draw them one by one."
             )
+            continue
+        drawable += runs
         if max(shared) < int(last.steps[-1]):
             notes.append(
                 f"the curve of {agent.label} in {environment} ends at step {max(shared):,}, as {first.name!r} does; "
                 f"{last.name!r} went on to {int(last.steps[-1]):,}."
             )
-    return notes
+    return drawable, notes

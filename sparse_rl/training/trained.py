@@ -7,7 +7,7 @@ Nothing is unpickled. The agent of a run that was made before there were ``model
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Trained:
     :param env_kwargs: arguments of the environment
     :param phase: the phase of a permuted environment in which it was saved; ``None`` if features are not permuted
     :param normalization: through what it sees observations; ``None`` if it sees them as they are
+    :param folder: the folder of its run, or its own; ``None`` for an agent of the zoo
     """
 
     model: BaseAlgorithm
@@ -52,6 +53,7 @@ class Trained:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     phase: int | None = None
     normalization: Normalization | None = None
+    folder: Path | None = None
 
     def vec_env(self, seed: int = 0) -> VecEnv:
         """
@@ -131,11 +133,11 @@ def open_trained(
     folder = Path(where)
     is_agent = (folder / MODEL).exists()
     if folder.is_dir() and not is_agent and ((folder / "config.yml").exists() or not _is_in_the_zoo(where)):
-        return _of_a_run(folder, best, env, phase, trust)
+        return replace(_of_a_run(folder, best, env, phase, trust), folder=folder)
     if best:
         raise InputError(f"{where!r} is one agent, and no run of which there could be a best one: leave out --best.")
     if is_agent:
-        return _of_a_folder(folder, env, phase, trust)
+        return replace(_of_a_folder(folder, env, phase, trust), folder=folder)
     return _of_a_card(_in_the_zoo(where), env, phase, trust=True)
 
 
