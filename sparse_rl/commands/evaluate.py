@@ -2,6 +2,7 @@
 
 import argparse
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.naming import add_agent, open_agent
 
 DESCRIPTION = "Let a trained agent act, without exploration, and print its return."
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :raises ValueError: for bad input
     """
     if args.episodes < 1 or args.seed < 0:
-        raise ValueError("--episodes must be at least 1 and --seed at least 0")
+        raise InputError("--episodes must be at least 1 and --seed at least 0")
 
     import torch
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.naming import add_agent, open_agent
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _folder(args: argparse.Namespace) -> Path:
     folder: Path = args.out or (agent if agent.is_dir() else Path())
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"nothing can be written into {str(folder)!r}: give another folder with --out")
+        raise InputError(f"nothing can be written into {str(folder)!r}: give another folder with --out")
     return folder
 
 

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from sparse_rl.agents.checks import InputError
+
 if TYPE_CHECKING:
     from sparse_rl.training.trained import Trained
 
@@ -44,5 +46,5 @@ def open_agent(args: argparse.Namespace) -> "Trained":
     from sparse_rl.training.trained import open_trained
 
     if len(args.agent) > 2:
-        raise ValueError(f"expected one agent: a folder, or ALGO ENV of the zoo, not {' '.join(args.agent)!r}")
+        raise InputError(f"expected one agent: a folder, or ALGO ENV of the zoo, not {' '.join(args.agent)!r}")
     return open_trained("/".join(args.agent), args.best, args.env, args.phase, args.trust)

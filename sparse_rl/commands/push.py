@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.names import require
 
 DESCRIPTION = """\
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     """
     require("huggingface_hub", "huggingface_hub", "hub")
     if args.episodes < 0 or args.seed < 0:
-        raise ValueError("--episodes and --seed must be at least 0")
+        raise InputError("--episodes and --seed must be at least 0")
 
     from sparse_rl.commands.train_arguments import public_command
     from sparse_rl.sharing.bundle import collect
