@@ -24,7 +24,9 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best", action="store_true", help="of a run: the agent that did best in an evaluation, not the last one"
     )
-    parser.add_argument("--env", metavar="ID", help="another environment than the one in which it was trained")
+    parser.add_argument(
+        "--env", metavar="ID", help="another environment than the one in which it was trained, without its --env-kwargs"
+    )
     parser.add_argument(
         "--phase",
         type=int,
