@@ -8,7 +8,6 @@ What is published already, and has not changed, is left alone: the same command 
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,12 +25,15 @@ from PIL import Image
 from sparse_rl.agents import save_agent
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import read_yaml
-from sparse_rl.agents.saved import MODEL
+from sparse_rl.agents.saved import CONFIG, MODEL
 from sparse_rl.agents.zoo import CARD, EXAMPLES, FOLDER, read_card, zoo
+from sparse_rl.commands.train_arguments import public_command
+from sparse_rl.envs import EnvironmentId
 from sparse_rl.metrics import count_weights
 from sparse_rl.storage import save_tensors
 from sparse_rl.training.evaluation import observations_of, returns_of
 from sparse_rl.training.measurement import networks
+from sparse_rl.training.plan import protocol
 from sparse_rl.training.run_folder import file_name
 from sparse_rl.training.trained import Trained, open_trained
 
@@ -50,11 +52,11 @@ def publish(run: Run, out: Path, episodes: int, seed: int, again: bool) -> str:
     target = out / config["algo"] / config["env"]
     if file_name(config["env"]) != config["env"]:
         raise InputError(f"{config['env']} is of a package of its own, which others need not have.")
-    if (run.folder / "phases.yml").exists() or config.get("env_kwargs"):
+    if EnvironmentId.parse(config["env"]).permute is not None or config.get("env_kwargs"):
         raise InputError(f"{config['env']} is permuted, or has arguments of its own: a card has no place for these.")
     trained = open_trained(str(run.folder), best=True)
     if trained.normalization is not None:
-        raise InputError("its observations are normalized, and an agent that acts only has no place for statistics.")
+        raise InputError("its observations are normalized, and load() shows an agent of the zoo what there is.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix=".partial-") as temporary:
         entry = Path(temporary) / "entry"
@@ -72,14 +74,26 @@ def publish(run: Run, out: Path, episodes: int, seed: int, again: bool) -> str:
         size = sum(file.stat().st_size for file in entry.iterdir())
         if size > MOST_BYTES:
             raise InputError(f"its files have {size:,} bytes, more than the {MOST_BYTES:,} that an agent may have.")
-        if target.exists():
-            target.rename(Path(temporary) / "former")
-        entry.rename(target)
+        _put_in_place(entry, target, Path(temporary) / "former")
     return f"return {returns.mean():.1f} +/- {returns.std():.1f}, {size / 1000:,.0f} kB"
 
 
+def _put_in_place(entry: Path, target: Path, former: Path) -> None:
+    """Replace a folder; if that fails, what was there is there again."""
+    if target.exists():
+        target.rename(former)
+    try:
+        entry.rename(target)
+    except BaseException:
+        if former.exists():
+            former.rename(target)
+        raise
+
+
 def _is_published(entry: Path, target: Path, episodes: int, seed: int) -> bool:
-    if not (target / CARD).exists() or (entry / MODEL).read_bytes() != (target / MODEL).read_bytes():
+    if not (target / CARD).exists():
+        return False
+    if any((entry / name).read_bytes() != (target / name).read_bytes() for name in (MODEL, CONFIG)):
         return False
     result = read_card(target)["return"]
     return (result["episodes"], result["seed"]) == (episodes, seed)
@@ -95,14 +109,13 @@ def _write_examples(trained: Trained, entry: Path, seed: int) -> None:
 
 def _card(run: Run, summary: dict[str, Any], trained: Trained, returns: np.ndarray, seed: int) -> dict[str, Any]:
     config = run.config
-    hyperparameters = config["hyperparameters"]
     acting = next(iter(networks(trained.model).values()))
     costs = {f"{dense}{key}": summary[f"{dense}{key}"] for key in COSTS for dense in ("", "dense_")}
     n_evaluations, eval_episodes = run.returns.shape
     return {
         "algorithm": config["algo"],
         "environment": config["env"],
-        "noise": f"{hyperparameters['replay']} noise",
+        "noise": protocol(config["env"], config["hyperparameters"]["replay"]),
         "return": {
             "mean": round(float(returns.mean()), 3),
             "std": round(float(returns.std()), 3),
@@ -119,23 +132,13 @@ def _card(run: Run, summary: dict[str, Any], trained: Trained, returns: np.ndarr
             "steps": summary["steps"],
             "seed": config["seed"],
             "seconds": summary["seconds"],
-            "command": _command(config["command"]),
+            "command": public_command(config["command"]),
             "commit": config["commit"],
             "versions": config["versions"],
             "platform": config["platform"],
         },
         "cost": {**costs, "actor_weights": count_weights(acting)},
     }
-
-
-def _command(command: str) -> str:
-    """Leave out where the run's folder was, and whether there was a progress bar."""
-    words = shlex.split(command)
-    for flag, values in (("--log-folder", 1), ("-f", 1), ("--no-progress", 0)):
-        while flag in words:
-            place = words.index(flag)
-            del words[place : place + 1 + values]
-    return shlex.join(words)
 
 
 def _curve(run: Run) -> str:

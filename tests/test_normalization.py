@@ -111,6 +111,17 @@ def test_an_agent_carries_its_statistics(tmp_path: Path) -> None:
     assert learning.obs_rms.count > env.obs_rms.count
 
 
+@pytest.mark.parametrize("acting_only", [False, True])
+def test_an_agent_that_was_loaded_to_act_keeps_its_statistics(tmp_path: Path, acting_only: bool) -> None:
+    save_agent(PPO("MlpPolicy", normalized(), n_steps=8, batch_size=8), tmp_path / "first")
+    save_agent(load_agent(tmp_path / "first"), tmp_path / "second", acting_only)
+    first, second = (load_normalization(tmp_path / name) for name in ("first", "second"))
+    assert first is not None
+    assert second is not None
+    assert first.settings == second.settings
+    assert all(np.array_equal(array, second.statistics[name]) for name, array in first.statistics.items())
+
+
 def test_an_agent_without_statistics_sees_what_there_is(tmp_path: Path) -> None:
     env = DummyVecEnv([lambda: sparse_rl.envs.make("Pendulum-v1")])
     save_agent(PPO("MlpPolicy", env, n_steps=8, batch_size=8), tmp_path)

@@ -13,9 +13,11 @@ from hub_stand_in import TOKEN, StandIn, stand_in
 from huggingface_hub.utils import disable_progress_bars
 
 from sparse_rl.agents import load_agent
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.train import main as train
-from sparse_rl.sharing.bundle import MOST_BYTES, public_command
+from sparse_rl.commands.train_arguments import public_command
+from sparse_rl.sharing.bundle import MOST_BYTES
 from sparse_rl.training.evaluation import evaluate
 
 # huggingface_hub 2.4 uploads by an argument that its HTTP library would like to have under another name.
@@ -84,8 +86,17 @@ def test_nothing_of_the_own_disk_is_told(pushed: StandIn, run: Path) -> None:
 
 
 def test_commands_lose_their_folders() -> None:
-    command = "python train.py -f '/home/me/my runs' --algo sac --tensorboard-log=/tmp/tb -params gamma:0.9 -tb x"
-    assert public_command(command) == "python train.py --algo sac -params gamma:0.9"
+    expected = "python train.py --algo sac --conf-file my.yml -params gamma:0.9 n_steps:2"
+    for private in (
+        "-f '/home/me/my runs' --tensorboard-log=/home/me/tb -tb /home/me",
+        "-f/home/me/runs -tb=/home/me/tb --no-progress",
+        "-Pf/home/me/runs --tensorboard-log /home/me/tb",
+        "--log-folder=/home/me --log-folder /home/me --verbose=1",
+    ):
+        command = f"python train.py {private} --algo=sac -conf /home/me/my.yml -params gamma:0.9 n_steps:2"
+        assert public_command(command).replace("-conf my", "--conf-file my") == expected
+    with pytest.raises(InputError, match="cannot be read"):
+        public_command("python train.py --unknown /home/me")
 
 
 def test_the_card(pushed: StandIn, run: Path) -> None:

@@ -25,14 +25,16 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from sparse_rl.agents.sac import SAC
-from sparse_rl.agents.saved import load_agent
+from sparse_rl.agents.saved import load_agent, save_agent, view_of
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.train import main
 from sparse_rl.nn import SparseLinear
-from sparse_rl.training.callbacks import PatienceCallback
+from sparse_rl.storage import load_tensors, save_tensors
+from sparse_rl.training.callbacks import EvaluationCallback, PatienceCallback
 from sparse_rl.training.evaluation import evaluate
 from sparse_rl.training.experiment import EVALUATION_SEED_OFFSET
+from sparse_rl.training.trained import open_trained
 
 ROOT = Path(__file__).parents[1]
 ENV = "InvertedPendulum-noise90"
@@ -470,12 +472,57 @@ def test_permuted_features_in_worker_processes(tmp_path: Path, capsys: pytest.Ca
     names = {path.name for path in folder.iterdir()}
     assert names >= {"0.monitor.csv", "1.monitor.csv", "best_model.zip", f"{env}.zip", "connectivity.png"}
     # 200 steps in 2 copies: 100 each, in episodes of 50, each followed by a reset into the next phase of 50 steps.
-    assert yaml.safe_load((folder / "phases.yml").read_text()) == {"last": 2, "best": 2}
+    last, best = folder / f"{env}.agent", folder / "best_model.agent"
+    assert [view_of(load_agent(agent)).phase for agent in (last, best)] == [2, 2]
+    # What a run of version 0.1 noted beside its agents, and then was continued, does not go before that.
+    (folder / "phases.yml").write_text("{last: 1, best: 1}")
     seed = Run(folder, "").config()["seed"] + EVALUATION_SEED_OFFSET
     returns = [evaluate(folder, episodes=1, seed=seed, phase=phase) for phase in (None, 2, 1)]
     assert returns[0] == returns[1] != returns[2]
     capsys.readouterr()
     assert sparse_rl(["evaluate", str(folder), "--phase", "-1"]) == 2
+    # In another environment that is permuted too, the order is still that of the agent ...
+    assert evaluate(folder, 1, seed=seed).tolist() == returns[0].tolist()
+    other = ["--env", "Reacher-noise50-permute70", "-n", "1", "--seed", str(seed)]
+    capsys.readouterr()
+    assert sparse_rl(["evaluate", str(folder), *other]) == 0
+    title, result = capsys.readouterr().out.splitlines()
+    assert title == f"anf-td3, trained in {env} with redrawn noise, last agent, acting in {other[1]}"
+    assert result.startswith(f"return {returns[0].mean():.1f} ")
+    # ... in one that is not, its features would be taken for others; and nobody guesses.
+    assert sparse_rl(["evaluate", str(folder), "--env", "Reacher-noise50"]) == 2
+    assert "not permuted, but the agent knows them in the order of phase 2" in capsys.readouterr().err
+    save_agent(load_agent(last), tmp_path / "again")
+    assert view_of(load_agent(tmp_path / "again")).phase == 2
+    tensors, metadata = load_tensors(last / "model.safetensors")
+    save_tensors(last / "model.safetensors", tensors, {"num_timesteps": metadata["num_timesteps"]})
+    assert [evaluate(folder, 1, seed=seed, phase=p).tolist() for p in (None, 1)] == [returns[2].tolist()] * 2
+    (folder / "phases.yml").unlink()
+    assert sparse_rl(["evaluate", str(folder)]) == 2
+    assert "give the phase with --phase" in capsys.readouterr().err
+    save_tensors(last / "model.safetensors", tensors, {**metadata, "phase": -1})
+    assert sparse_rl(["evaluate", str(folder)]) == 2
+    assert "must be a whole number of at least 0" in capsys.readouterr().err
+
+
+def test_the_phase_of_the_best_agent_is_known_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the agent's own file, so there is no moment in which one of the two is older."""
+    env, seen = "CartPole-v1-noise50-permute20", []
+    evaluated = EvaluationCallback.evaluate
+
+    def look(self: EvaluationCallback) -> bool:
+        goes_on = evaluated(self)
+        seen.append((self.phase, open_trained(str(self.folder.path), best=True).phase))
+        return goes_on
+
+    monkeypatch.setattr(EvaluationCallback, "evaluate", look)
+    words = f"--algo static-a2c --env {env} -n 60 --n-envs 1 --eval-freq 25 --eval-episodes 1 --seed 1 --kernel scatter"
+    assert main([*words.split(), "-f", str(tmp_path)]) == 0
+    assert len(seen) == 3
+    assert all(phase == known for phase, known in seen)
+    assert seen[-1][0] > 0
 
 
 def test_a_phase_makes_no_sense_without_a_permutation(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

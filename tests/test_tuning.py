@@ -23,9 +23,11 @@ from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.main import make_parser as parser_of
 from sparse_rl.commands.train import main as train
 from sparse_rl.commands.train_arguments import make_parser, read_plan
+from sparse_rl.commands.tune import _NOT_LASTING, _train_words
 from sparse_rl.training.plan import Plan
 from sparse_rl.tuning.space import Choices, Range, Space, as_it_is, default_space, read_space, words_of
-from sparse_rl.tuning.study import JOURNAL, ask, cut_off, ended, open_study
+from sparse_rl.tuning.study import JOURNAL, PRUNED, ask, cut_off, ended, open_study
+from sparse_rl.tuning.tuner import Tuner
 
 ROOT = Path(__file__).parents[1]
 ENV = "CartPole-v1"
@@ -357,3 +359,27 @@ def test_trials_that_fall_behind_are_pruned(tmp_path: Path) -> None:
         assert 3333 < int(row["step"]) < 10_000
         assert not (tmp_path / row["run"] / "checkpoints").exists()
         assert not yaml.safe_load((tmp_path / row["run"] / "summary.yml").read_text())["finished"]
+
+
+def test_words_that_last() -> None:
+    """The command with the recipe that came out has what is neither in that nor about trials."""
+    words = f"tune {WORDS} --env-kwargs max_episode_steps:30 --vec-env subproc --eval-freq 20 -params gamma:0.9"
+    args = parser_of(["tune"]).parse_args(words.split())
+    lasting = _train_words(args, _NOT_LASTING)
+    expected = f"--algo static-a2c --env {ENV} --env-kwargs max_episode_steps:30 --vec-env subproc"
+    assert lasting == expected.split()
+
+
+def test_a_trial_that_was_told_to_end_is_not_run_again(tmp_path: Path) -> None:
+    """Its tuner died between that and noting that it had ended."""
+    plan = plan_of(WORDS)
+    study = open_study(tmp_path, {"of": "something"}, 60)
+    space: Space = {"learning_rate": Range(1e-4, 1e-2, log=True)}
+    trial = ask(study, space, 0, None)
+    trial.report(1.0, 30)
+    trial.set_user_attr(PRUNED, True)
+    again = open_study(tmp_path, {"of": "something"}, 60)
+    Tuner(again, space, tmp_path, lambda words: plan, ["--algo", "static-a2c"], 0).run(1)
+    (ended_trial,) = ended(again)
+    assert ended_trial.state == optuna.trial.TrialState.PRUNED
+    assert not list(tmp_path.glob("runs/*"))

@@ -9,9 +9,10 @@ optimizers, generators) is not part of it. An agent that is saved to act only la
 import glob
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
@@ -33,19 +34,50 @@ from sparse_rl.storage import (
 MODEL, CONFIG = "model.safetensors", "config.json"
 MOST_CONFIG_BYTES = 2**22
 _POLICY = "policy."  # before the names of the policy's tensors
+_PHASE = "phase"  # in the metadata of the file of tensors
 
 
-def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = False) -> None:
+@dataclass(frozen=True)
+class View:
+    """
+    How an agent sees observations: it is of no use to one that sees them otherwise.
+
+    :param normalization: the statistics by which they are normalized; ``None`` if they are not
+    :param phase: the phase of a permuted environment whose order of the features it knows; ``None`` if that is not
+        known, or features are not permuted
+    """
+
+    normalization: Normalization | None = None
+    phase: int | None = None
+
+
+# Of agents that were loaded to act only, which have no environment that could tell.
+_views: WeakKeyDictionary[BaseAlgorithm, View] = WeakKeyDictionary()
+
+
+def view_of(model: BaseAlgorithm) -> View:
+    """
+    Tell how an agent that was loaded saw observations when it was saved.
+
+    :param model: what :func:`load_agent` returned
+    :return: what its file says; nothing for an agent from elsewhere
+    """
+    return _views.get(model, View())
+
+
+def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = False, phase: int | None = None) -> None:
     """
     Save an agent as ``model.safetensors`` and ``config.json``.
 
-    If its environment is normalized, the statistics are part of the first one.
+    If its environment is normalized, the statistics are part of the first one. An agent that was loaded to act, without
+    an environment, keeps those with which it was loaded, and its phase.
 
     :param model: the agent: of this project, Stable-Baselines3 or sb3-contrib
     :param folder: where to put the two files; it is made if need be, and an agent that is there already is replaced
     :param acting_only: whether to leave out what it does not take to act: critics, target networks, the entropy
         coefficient. The files are a fraction of the size; the agent can never go on learning. One that was loaded from
         such files is saved so in any case
+    :param phase: of a permuted environment, the phase whose order of the features the agent has learnt
     :raises ValueError: if the agent has parts that have no description, such as a class of your own
     :raises OSError: if a file cannot be written
     """
@@ -61,8 +93,12 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     write_atomically(folder / CONFIG, lambda file: file.write(config.encode()))
     metadata: dict[str, Any] = {"num_timesteps": model.num_timesteps}
     tensors |= {} if acting_only else variables_of(model)
-    if env is not None:
-        normalization = Normalization.of(env)
+    view = view_of(model) if model.get_env() is None else View()
+    normalization = view.normalization if env is None else Normalization.of(env)
+    phase = view.phase if phase is None else phase
+    if phase is not None:
+        metadata[_PHASE] = phase
+    if normalization is not None:
         tensors |= normalization.tensors()
         metadata[METADATA] = dict(normalization.settings)
     save_tensors(folder / MODEL, tensors, metadata)
@@ -101,6 +137,9 @@ def load_agent(
     steps = metadata.get("num_timesteps", 0)
     if type(steps) is not int or steps < 0:
         raise StorageError(f"num_timesteps in {str(file)!r} must be a whole number, not {str(steps)[:80]!r}.")
+    phase = metadata.get(_PHASE)
+    if phase is not None and (type(phase) is not int or phase < 0):
+        raise StorageError(f"{_PHASE} in {str(file)!r} must be a whole number of at least 0, not {str(phase)[:80]!r}.")
     normalization = Normalization.read(tensors, metadata, repr(str(file)))
     if env is not None and normalization is not None:
         env = BaseAlgorithm._wrap_env(env)
@@ -111,6 +150,7 @@ def load_agent(
     rest = {name: each for name, each in tensors.items() if not name.startswith((_POLICY, PREFIX))}
     fill(model, policy, rest, repr(str(file)))
     model.num_timesteps = steps
+    _views[model] = View(normalization, phase)
     return model
 
 

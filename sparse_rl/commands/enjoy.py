@@ -2,6 +2,7 @@
 
 import argparse
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
@@ -38,7 +39,7 @@ def check(args: argparse.Namespace) -> None:
     :raises ValueError: for bad input
     """
     if args.episodes < 1 or args.seed < 0 or (args.steps is not None and args.steps < 1):
-        raise ValueError("--episodes and --steps must be at least 1, and --seed at least 0")
+        raise InputError("--episodes and --steps must be at least 1, and --seed at least 0")
 
 
 def run(args: argparse.Namespace, words: list[str]) -> int:
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     from sparse_rl.training.videos import drawable, obstacle_to_windows, watch
 
     if (reason := obstacle_to_windows()) is not None:
-        raise ValueError(
+        raise InputError(
             f"there is no display here ({reason}). To make a video instead: "
             f"sparse-rl record {' '.join(args.agent)} -o video.mp4"
         )

@@ -2,6 +2,7 @@
 
 import argparse
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :raises ValueError: for bad input
     """
     if args.episodes < 1 or args.seed < 0:
-        raise ValueError("--episodes must be at least 1 and --seed at least 0")
+        raise InputError("--episodes must be at least 1 and --seed at least 0")
 
     from sparse_rl.training.evaluation import returns_of
 

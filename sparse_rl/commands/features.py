@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
@@ -140,7 +141,7 @@ def _folder(args: argparse.Namespace, trained: "Trained") -> Path:
     folder: Path = args.out or trained.folder or Path()
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"nothing can be written into {str(folder)!r}: give another folder with --out")
+        raise InputError(f"nothing can be written into {str(folder)!r}: give another folder with --out")
     return folder
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
 
 _EPILOG = """\
 Each command has its own help, with examples: sparse-rl train --help
+SPARSE_RL_DEBUG=1 shows where an error comes from.
 """
 
 
@@ -77,16 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
-        return _fail(str(error))
+        return fail(error)
     except KeyboardInterrupt:  # during the imports too, which take a moment
-        return _fail("interrupted.", 128 + signal.SIGINT)
+        return fail("interrupted.", 128 + signal.SIGINT)
     return code
 
 
 def _carry_out(words: Sequence[str]) -> int:
     name = words[0] if words else "--help"
     if not name.startswith("-") and name not in COMMANDS:
-        raise ValueError(unknown("command", name, COMMANDS))
+        from sparse_rl.agents.checks import InputError
+
+        raise InputError(unknown("command", name, COMMANDS))
     args = make_parser([name]).parse_args(words or [name])
     code: int = import_module(f"sparse_rl.commands.{name}").run(args, list(words[1:]))
     return code
@@ -99,6 +103,25 @@ def look_around() -> None:
             sys.path.append(here)
 
 
-def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+def fail(why: str | Exception, code: int = EXIT_BAD_INPUT) -> int:
+    """
+    Say why a command has not done what it should: in a sentence, without a traceback.
+
+    Not every ``ValueError`` is about what a user gave. With ``SPARSE_RL_DEBUG=1`` there is the traceback too; an error
+    that is of no kind of this project's says so.
+
+    :param why: a sentence, or an error whose message is one
+    :param code: the exit code
+    :return: that code
+    """
+    is_debugging = os.environ.get("SPARSE_RL_DEBUG", "") not in ("", "0")
+    if is_debugging and isinstance(why, Exception):
+        traceback.print_exception(why)
+    print(f"error: {why}", file=sys.stderr)
+    if isinstance(why, Exception) and not (is_debugging or isinstance(why, OSError) or _is_own(why)):
+        print(f"({type(why).__name__}; SPARSE_RL_DEBUG=1 shows where it comes from.)", file=sys.stderr)
     return code
+
+
+def _is_own(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] == "sparse_rl"

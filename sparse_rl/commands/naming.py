@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best", action="store_true", help="of a run: the agent that did best in an evaluation, not the last one"
     )
-    parser.add_argument("--env", metavar="ID", help="another environment than the one in which it was trained")
+    parser.add_argument(
+        "--env", metavar="ID", help="another environment than the one in which it was trained, without its --env-kwargs"
+    )
     parser.add_argument(
         "--phase",
         type=whole,
@@ -46,5 +49,5 @@ def open_agent(args: argparse.Namespace) -> "Trained":
     from sparse_rl.training.trained import open_trained
 
     if len(args.agent) > 2:
-        raise ValueError(f"expected one agent: a folder, or ALGO ENV of the zoo, not {' '.join(args.agent)!r}")
+        raise InputError(f"expected one agent: a folder, or ALGO ENV of the zoo, not {' '.join(args.agent)!r}")
     return open_trained("/".join(args.agent), args.best, args.env, args.phase, args.trust)

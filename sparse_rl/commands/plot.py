@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
 from sparse_rl.names import unknown
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :raises ValueError: for bad input
     """
     if args.window < 1:
-        raise ValueError("--window must be at least 1.")
+        raise InputError("--window must be at least 1.")
     if args.connectivity:
         return _animate(args)
 
@@ -101,7 +102,7 @@ def _chosen(
     known = {name_of(run) for run in runs}
     for name in names or ():
         if name not in known:
-            raise ValueError(unknown(f"{kind} among these runs", name, known))
+            raise InputError(unknown(f"{kind} among these runs", name, known))
     return [run for run in runs if names is None or name_of(run) in names]
 
 
@@ -141,7 +142,7 @@ def _animate(args: argparse.Namespace) -> int:
     from sparse_rl.plots.animation import animate, check_ending, read_film
 
     if len(args.runs) != 1:
-        raise ValueError(f"--connectivity animates one run, not {len(args.runs)}: give its folder.")
+        raise InputError(f"--connectivity animates one run, not {len(args.runs)}: give its folder.")
     out = args.out or Path("connectivity.gif")
     check_ending(out)
     film = read_film(args.runs[0])

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
 from sparse_rl.names import require
 
@@ -49,13 +50,14 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     """
     require("huggingface_hub", "huggingface_hub", "hub")
     if args.episodes < 0 or args.seed < 0:
-        raise ValueError("--episodes and --seed must be at least 0")
+        raise InputError("--episodes and --seed must be at least 0")
 
+    from sparse_rl.commands.train_arguments import public_command
     from sparse_rl.sharing.bundle import collect
     from sparse_rl.sharing.hub import check_push, push
 
     check_push(args.repository)  # before the evaluation, which takes a while
-    bundle = collect(args.folder, args.best, args.episodes, args.seed, args.trust)
+    bundle = collect(args.folder, public_command, args.best, args.episodes, args.seed, args.trust)
     if bundle.returns is not None:
         returns = bundle.returns
         print(f"return {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes", flush=True)

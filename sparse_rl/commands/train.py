@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import learner_of
-from sparse_rl.commands.main import look_around
+from sparse_rl.commands.main import fail, look_around
 from sparse_rl.commands.train_arguments import DESCRIPTION, EXAMPLES, add_arguments, make_parser, read_plan
 from sparse_rl.names import is_own
 from sparse_rl.storage import LockedError, locked
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from sparse_rl.training.experiment import Experiment
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "main", "run"]
-
-EXIT_BAD_INPUT = 2
 
 # What may stand beside --resume: it does not change the run.
 _OF_RESUMING = {"resume", "progress", "verbose", "checkpoint_freq", "keep_checkpoints"}
@@ -57,9 +55,9 @@ def run(args: argparse.Namespace, words: list[str], program: str = "sparse-rl tr
             return _resume(args, words)
         experiment = _prepare(args)
     except (ValueError, OSError) as error:
-        return _fail(str(error))
+        return fail(error)
     except KeyboardInterrupt:
-        return _fail("interrupted before the training began.", 128 + signal.SIGINT)
+        return fail("interrupted before the training began.", 128 + signal.SIGINT)
     with experiment.guard:
         return _start(experiment, args, words, program)
 
@@ -70,7 +68,7 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
         folder = RunFolder(args.log_folder, args.algo, args.env)
     except OSError as error:
         experiment.close()
-        return _fail(str(error))
+        return fail(error)
     if args.seed < 0:
         words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
     command = shlex.join([*program.split(), *words])
@@ -82,7 +80,7 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
     except OSError as error:  # of the lock or the curves' folder: what goes wrong later is said there
         experiment.close()
         folder.remove()
-        return _fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
+        return fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
 
 
 def _resume(args: argparse.Namespace, words: list[str]) -> int:
@@ -159,14 +157,14 @@ def _run(
             folder, command, tensorboard, progress, args.verbose, args.checkpoint_freq, args.keep_checkpoints, former
         )
     except InputError as error:
-        return _fail(str(error))
+        return fail(error)
     except OSError as error:  # a full disk, say
-        return _fail(
+        return fail(
             f"{_sentence(error)} The run in {str(folder.path)!r} ended there; its files are complete up to then. When "
             f"that is mended: {' '.join(command.split()[:2])} --resume {shlex.quote(str(folder.path))}"
         )
     except KeyboardInterrupt:
-        return _fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
+        return fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
     return _report(experiment, folder, tensorboard, " ".join(command.split()[:2]))
 
 
@@ -179,11 +177,6 @@ def _prepare(args: argparse.Namespace) -> "Experiment":
     from sparse_rl.training.experiment import Experiment
 
     return Experiment(plan)
-
-
-def _fail(sentence: str, code: int = EXIT_BAD_INPUT) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return code
 
 
 def _sentence(error: OSError) -> str:
@@ -219,5 +212,5 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, prog
         where = "from its beginning" if newest is None else f"from step {newest:,}"
         print(f"To continue the run:    {program} --resume {run}  ({where})")
     if guard.failure is not None:
-        return _fail(guard.failure)
+        return fail(guard.failure)
     return 0 if guard.signal is None else 128 + guard.signal

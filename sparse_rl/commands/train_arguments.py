@@ -1,12 +1,15 @@
 """The words that describe a run, on the command line of ``train.py`` and wherever else runs are planned."""
 
 import argparse
+import shlex
 from pathlib import Path
+from typing import NoReturn
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
 from sparse_rl.commands.counts import positive, whole
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.training.existing import given_flags
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 
 DESCRIPTION = """\
@@ -30,6 +33,8 @@ A run goes into runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (ex
 was cut off, this goes on as if nothing had happened:
   python train.py --resume runs/anf-sac/HalfCheetah-noise98/1
 """
+
+_PRIVATE = {"log_folder", "tensorboard_log", "resume", "progress", "verbose"}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -186,6 +191,31 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--vec-env", choices=("dummy", "subproc"), default="dummy",
         help="all environments in one process, or one process each (%(default)s)",
     )  # fmt: skip
+
+
+def public_command(command: str) -> str:
+    """
+    Leave out of a command what says where files lie on somebody's disk, and how it was shown.
+
+    :param command: of ``train``, for example ``"python train.py --algo sac -f/home/me/runs"``
+    :return: the same run, for example ``"python train.py --algo sac"``; of a recipe's file only the name
+    :raises InputError: if it is no such command: nobody knows what of it is private
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"The command cannot be read: {message}.")
+
+    parser = make_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    words = shlex.split(command)
+    given = given_flags(parser, words[2:])
+    result = [Path(word).name for word in words[:2]]
+    flags = {action.dest: action.option_strings[0] for action in parser._actions}  # there is no public list of flags
+    for name, value in given.items():
+        if name not in _PRIVATE:
+            values = value if isinstance(value, list) else [value.name if isinstance(value, Path) else value]
+            result += [flags[name], *map(str, values)]
+    return shlex.join(result)
 
 
 def read_plan(args: argparse.Namespace) -> Plan:

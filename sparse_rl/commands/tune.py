@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from sparse_rl.commands.train_arguments import add_plan_arguments, make_parser, 
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.names import require
 from sparse_rl.storage import LockedError, locked
-from sparse_rl.training.plan import Plan, base_name, read_recipe
+from sparse_rl.training.plan import METHOD_FLAGS, RECIPE_FLAGS, Plan, base_name, read_recipe
 from sparse_rl.training.run_folder import file_name
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ Ctrl-C keeps what is done, and trials that are going on take a checkpoint; the s
 _TIMESTEPS = 100_000
 _EVALUATIONS = 10  # of a trial: often enough to prune, seldom enough not to cost much
 _LOCK = "lock"
+# What the recipe that comes out has, and what is about trials alone.
+_NOT_LASTING = (*RECIPE_FLAGS, *METHOD_FLAGS, "hyperparams", "conf_file", "seed", "num_threads", "n_eval_envs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +138,10 @@ def _tune(args: argparse.Namespace, plan: Plan, space: "Space", folder: Path, wo
     elif first is not None and not study.get_trials(deepcopy=False):
         print("trial 0 is the recipe as it is", flush=True)
     train_words = _train_words(args)
-    report = Report(study, space, folder, plan.title, args.variant, train_words, lambda words: _changes(args, words))
+    report = Report(
+        study, space, folder, plan.title, args.variant, train_words, _train_words(args, _NOT_LASTING),
+        lambda words: _changes(args, words),
+    )  # fmt: skip
     tuner = Tuner(
         study, space, folder, lambda words: read_plan(_with(args, words)), train_words, args.seed, first, report.write
     )
@@ -186,13 +191,17 @@ def _changes(args: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key not in ours or value != ours[key]}
 
 
-def _train_words(args: argparse.Namespace) -> list[str]:
+def _train_words(args: argparse.Namespace, without: Collection[str] = ()) -> list[str]:
     """Write down the words of ``train.py`` that make the run of a trial; its own parameters go at the end."""
     parser = make_parser()
     words = ["--algo", args.algo, "--env", args.env]
     for action in parser._actions:  # there is no public list of flags
         value = getattr(args, action.dest, None)
-        if action.dest in ("algo", "env", "hyperparams") or value is None or value == parser.get_default(action.dest):
+        if (
+            action.dest in ("algo", "env", "hyperparams", *without)
+            or value is None
+            or value == parser.get_default(action.dest)
+        ):
             continue
         words += [action.option_strings[0], *(map(str, value) if isinstance(value, list) else [str(value)])]
-    return [*words, "-params", *args.hyperparams]
+    return words if "hyperparams" in without else [*words, "-params", *args.hyperparams]

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from sparse_rl.agents.checks import InputError
+
 DESCRIPTION = "List the trained agents that come with the package, or show the card of one."
 
 EXAMPLES = """\
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
         return 0
     names = "/".join(args.agent).split("/")
     if len(names) != 2:
-        raise ValueError(f"expected ALGO ENV, for example anf-sac HalfCheetah-noise98, not {' '.join(args.agent)!r}")
+        raise InputError(f"expected ALGO ENV, for example anf-sac HalfCheetah-noise98, not {' '.join(args.agent)!r}")
     agent = find(*names)
     card = (agent.folder / "card.md").read_text(encoding="utf-8")
     if sys.stdout.isatty():

@@ -7,10 +7,11 @@ Stable-Baselines3, which hold pickles, are never among them. On the hub all lie 
 """
 
 import re
-import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import CONFIG, MODEL, MOST_CONFIG_BYTES
 from sparse_rl.storage import StorageError, open_regular
-from sparse_rl.training.evaluation import evaluate
+from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.existing import read_config
+from sparse_rl.training.finding import Found, find_agent
 from sparse_rl.training.run_folder import agent_folder, file_name
+from sparse_rl.training.trained import open_found
 
 CARD, SETTINGS, PICTURE, EVALUATIONS = "README.md", "config.yml", "connectivity.png", "evaluations.npz"
 SUMMARY, PHASES = "summary.yml", "phases.yml"
@@ -38,7 +41,6 @@ MOST_BYTES: Mapping[str, int] = {
     PICTURE: 2**24,
     EVALUATIONS: 2**26,
 }
-_PRIVATE_FLAGS = ("-f", "--log-folder", "-tb", "--tensorboard-log")  # where files lie on somebody's disk
 _PRIVATE_KEYS = ("tensorboard", "platform")
 
 
@@ -63,11 +65,19 @@ class Bundle:
     seed: int
 
 
-def collect(folder: Path, best: bool = False, episodes: int = 20, seed: int = 0, trust: bool = False) -> Bundle:
+def collect(
+    folder: Path,
+    public_command: Callable[[str], str],
+    best: bool = False,
+    episodes: int = 20,
+    seed: int = 0,
+    trust: bool = False,
+) -> Bundle:
     """
     Collect what is shared of an agent, and evaluate it.
 
     :param folder: the folder of a run, or one with the two files of an agent
+    :param public_command: leaves out of a command where files lie; one that it refuses is not shared
     :param best: of a run, the agent that did best in an evaluation, instead of the last one
     :param episodes: episodes of the evaluation; 0 for none
     :param seed: their seed
@@ -87,12 +97,19 @@ def collect(folder: Path, best: bool = False, episodes: int = 20, seed: int = 0,
     agent = folder if config is None else agent_folder(folder / f"{'best_model' if best else agent_name(config)}.zip")
     if not agent.is_dir():
         raise InputError(f"There is no agent in {str(agent)!r}, or none yet.")
-    model = load_agent(agent)  # what cannot be loaded is not worth sharing
     files = {name: _read(agent / name) for name in (MODEL, CONFIG)}
     summary: dict[str, Any] = {}
     returns = None
+    with TemporaryDirectory() as temporary:
+        # The run may go on, and save another agent: what is loaded and judged are the bytes that are shared.
+        for name, content in files.items():
+            (Path(temporary) / name).write_bytes(content)
+        found = Found(agent) if config is None else find_agent(str(folder), best)
+        trained = open_found(replace(found, agent=Path(temporary)), trust=trust)
+        if config is not None and episodes > 0:
+            returns = returns_of(trained, episodes, seed)
     if config is not None:
-        config = _without_private(config)
+        config = _without_private(config, public_command)
         files[SETTINGS] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120).encode()
         files |= {name: _read(folder / name) for name in (PICTURE, EVALUATIONS, SUMMARY) if (folder / name).exists()}
         if (folder / PHASES).exists():
@@ -100,9 +117,7 @@ def collect(folder: Path, best: bool = False, episodes: int = 20, seed: int = 0,
             files[PHASES] = yaml.safe_dump({"last": phases.get("best" if best else "last")}).encode()
         if SUMMARY in files:
             summary = read_yaml(folder / SUMMARY)
-        if episodes > 0:
-            returns = evaluate(folder, episodes, best, seed, trust=trust)
-    return Bundle(files, config, summary, model.num_timesteps, returns, seed)
+    return Bundle(files, config, summary, trained.model.num_timesteps, returns, seed)
 
 
 def agent_name(config: Mapping[str, Any]) -> str:
@@ -165,28 +180,11 @@ def _read(file: Path) -> bytes:
         return stream.read(size)
 
 
-def _without_private(config: Mapping[str, Any]) -> dict[str, Any]:
+def _without_private(config: Mapping[str, Any], public_command: Callable[[str], str]) -> dict[str, Any]:
     """Leave out where somebody's files lie."""
     result = {key: value for key, value in config.items() if key not in _PRIVATE_KEYS}
-    if isinstance(config.get("command"), str):
-        result["command"] = public_command(config["command"])
+    command = result.pop("command", None)
+    if isinstance(command, str):
+        with suppress(ValueError):
+            result["command"] = public_command(command)
     return result
-
-
-def public_command(command: str) -> str:
-    """
-    Leave out of a command where its files went.
-
-    :param command: for example ``"python train.py --algo sac -f /home/me/runs"``
-    :return: for example ``"python train.py --algo sac"``
-    """
-    words: list[str] = []
-    skip = False
-    for word in shlex.split(command):
-        if skip:
-            skip = False
-        elif word in _PRIVATE_FLAGS:
-            skip = True
-        elif not word.startswith(tuple(f"{flag}=" for flag in _PRIVATE_FLAGS)):
-            words.append(word)
-    return shlex.join(words)

@@ -4,8 +4,8 @@ from typing import Any
 
 import yaml
 
-from sparse_rl.envs import EnvironmentId
 from sparse_rl.sharing.bundle import PICTURE, Bundle
+from sparse_rl.training.plan import protocol
 
 _VERSIONS = ("sparse_rl", "python", "torch", "stable_baselines3", "gymnasium", "mujoco", "numba", "numpy")
 
@@ -74,8 +74,8 @@ def _table(bundle: Bundle) -> str:
     rows.append(("environment steps", f"{bundle.num_timesteps:,}"))
     if bundle.settings is not None:
         rows += [("algorithm", f"`{bundle.settings.get('algo')}`"), ("environment", f"`{bundle.settings.get('env')}`")]
-        if EnvironmentId.parse(str(bundle.settings.get("env"))).noise is not None:
-            rows.append(("noise is learnt from as", str(bundle.settings["hyperparameters"].get("replay"))))
+        replay = str(bundle.settings["hyperparameters"].get("replay"))
+        rows.append(("trained with", protocol(str(bundle.settings.get("env")), replay)))
         rows.append(("seed of training", str(bundle.settings.get("seed"))))
     for key, name in (("seconds", "seconds of training"), ("weights", "weights of all networks")):
         if isinstance(number := bundle.summary.get(key), int | float):

@@ -96,7 +96,7 @@ class AgentsCallback(CheckpointCallback):
     def _on_step(self) -> bool:
         if self.n_calls % self.save_freq == 0:
             file = self.folder.path / Path(self._checkpoint_path(extension="zip")).name
-            save_agent(self.model, agent_folder(file))
+            save_agent(self.model, agent_folder(file), phase=phase_of(self.training_env))
         return super()._on_step()
 
 
@@ -170,7 +170,7 @@ class CurvesPageCallback(BaseCallback):
 
 _EVALUATED = (
     *("evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes"),
-    *("best_mean_reward", "last_mean_reward", "phase", "best_phase", "_next"),
+    *("best_mean_reward", "last_mean_reward", "phase", "_next"),
 )
 
 
@@ -207,7 +207,6 @@ class EvaluationCallback(EvalCallback):
         self.folder = folder
         self.every = every
         self.phase: int | None = None
-        self.best_phase: int | None = None
         self.guard = guard
         self._next = every
 
@@ -284,8 +283,8 @@ class EvaluationCallback(EvalCallback):
         mean, std = np.mean(self.evaluations_results[-1]), np.std(self.evaluations_results[-1])
         note = ""
         if self.best_mean_reward > best:
-            save_agent(self.model, agent_folder(self.folder.best_model))
-            self.best_phase, note = phase, "  (best so far)"
+            save_agent(self.model, agent_folder(self.folder.best_model), phase=phase)
+            note = "  (best so far)"
         print(f"step {self.num_timesteps:>9,}: return {mean:.1f} +/- {std:.1f}{note}", flush=True)
         return goes_on
 

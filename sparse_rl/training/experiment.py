@@ -257,19 +257,16 @@ class Experiment:
             callbacks.on_training_end()
 
     def _save(self, folder: RunFolder) -> None:
-        """Save the agent as it is, what it cost, and for which order of the features the saved agents are."""
+        """Save the agent as it is, and what it cost."""
         if not self.resume.is_in_place:
             return  # the agent that is saved already is the better one
         folder.discard()  # if something was being written when training ended, it is not complete
         self.model.save(folder.staging / folder.model.name)
         folder.publish()
-        save_agent(self.model, agent_folder(folder.model))
-        last = None
+        phase = None
         with suppress(EOFError, ConnectionError):
-            last = phase_of(self.env)
-        if last is not None:
-            best = None if self.evaluation is None else self.evaluation.best_phase
-            folder.write_yaml("phases.yml", {"last": last, "best": best})
+            phase = phase_of(self.env)
+        save_agent(self.model, agent_folder(folder.model), phase=phase)
         folder.write_yaml("summary.yml", self._summary())  # last, because it says whether the run is finished
 
     def _callbacks(self, folder: RunFolder, configuration: str, progress: bool) -> list[BaseCallback]:

@@ -1,5 +1,5 @@
 """
-Trained agents, however they are named: by a run's folder, an agent's folder, or their place in the zoo.
+Trained agents, and the environments in which they belong; :mod:`~sparse_rl.training.finding` says where they lie.
 
 Nothing is unpickled. The agent of a run that was made before there were ``model.safetensors`` is built from
 ``config.yml``, and filled with the tensors of its zip file.
@@ -17,19 +17,18 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl import envs
-from sparse_rl.agents import load_agent, load_normalization
+from sparse_rl.agents import load_agent
 from sparse_rl.agents.build import describe_networks, learner_defaults, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.filling import fill
 from sparse_rl.agents.foreign import read_zip
 from sparse_rl.agents.learners import learner_class
 from sparse_rl.agents.normalization import Normalization
-from sparse_rl.agents.recipe import check_algorithm, learner_of, read_yaml
-from sparse_rl.agents.saved import MODEL
-from sparse_rl.agents.zoo import CARD, find, read_card, zoo
+from sparse_rl.agents.recipe import check_algorithm, learner_of
+from sparse_rl.agents.saved import View, view_of
 from sparse_rl.names import is_own
-from sparse_rl.training.existing import read_config
-from sparse_rl.training.run_folder import agent_folder, file_name
+from sparse_rl.training.finding import Found, find_agent
+from sparse_rl.training.plan import protocol
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
 
@@ -42,7 +41,8 @@ class Trained:
     :param environment: id of its environment; ``None`` if nobody knows
     :param title: one line for people: algorithm, environment, noise protocol, and which agent of its run it is
     :param env_kwargs: arguments of the environment
-    :param phase: the phase of a permuted environment in which it was saved; ``None`` if features are not permuted
+    :param phase: the phase of a permuted environment whose order of the features it knows; ``None`` if that is not
+        known, or features are not permuted
     :param normalization: through what it sees observations; ``None`` if it sees them as they are
     :param folder: the folder of its run, or its own; ``None`` for an agent of the zoo
     """
@@ -66,7 +66,7 @@ class Trained:
         env = make_vec_env(self._known_environment(), 1, seed, env_kwargs=self.env_kwargs)
         try:
             self._check_spaces(env)
-            set_phase(env, self.phase)
+            set_phase(env, self._phase_in(env.has_attr("permutation_seed")))
             return env if self.normalization is None else self.normalization.wrap(env)
         except BaseException:
             env.close()
@@ -83,8 +83,9 @@ class Trained:
         env = envs.make(self._known_environment(), **self.env_kwargs, render_mode=render_mode)
         try:
             self._check_spaces(env)
-            if self.phase is not None:
-                env.get_wrapper_attr("set_phase")(self.phase)
+            phase = self._phase_in(env.has_wrapper_attr("permutation_seed"))
+            if phase is not None:
+                env.get_wrapper_attr("set_phase")(phase)
             if self.normalization is not None:
                 env = gym.wrappers.TransformObservation(env, self.normalization.show, env.observation_space)
         except BaseException:
@@ -111,6 +112,22 @@ class Trained:
         except ValueError as error:
             raise InputError(f"The agent cannot act in {self.environment}. {error}.") from error
 
+    def _phase_in(self, is_permuted: bool) -> int | None:
+        """Give the phase for an environment; in another one the agent would take each feature for another."""
+        if not is_permuted:
+            if self.phase:
+                raise InputError(
+                    f"The features of {self.environment} are not permuted, but the agent knows them in the order of "
+                    f"phase {self.phase}: choose an environment with -permute<N>, or --phase 0."
+                )
+            return None
+        if self.phase is None:
+            raise InputError(
+                f"The features of {self.environment} change places, and nothing says in which order the agent knows "
+                "them: give the phase with --phase; 0 is the order before the first change."
+            )
+        return self.phase
+
 
 def open_trained(
     where: str, best: bool = False, env: str | None = None, phase: int | None = None, trust: bool = False
@@ -118,11 +135,11 @@ def open_trained(
     """
     Open a trained agent.
 
-    :param where: a run's folder (``runs/anf-sac/HalfCheetah-noise98/1``), an agent's folder, with ``model.safetensors``
-        (``runs/anf-sac/HalfCheetah-noise98/1/best_model.agent``), or an agent of the zoo
-        (``anf-sac/HalfCheetah-noise98``)
+    :param where: a run's folder, an agent's folder or an agent of the zoo; see
+        :func:`~sparse_rl.training.finding.find_agent`
     :param best: of a run: whether to take the agent that did best in an evaluation, instead of the last one
-    :param env: id of another environment than that in which it was trained
+    :param env: id of another environment than that in which it was trained; it gets no ``env_kwargs``, which belong to
+        the other one
     :param phase: another phase of a permuted environment than that in which it was saved
     :param trust: whether to import the package that a folder's environment id names, as in ``"package:Id"``: a run may
         be a stranger's, but a package is code; one that is imported already needs no trust
@@ -130,99 +147,69 @@ def open_trained(
     :raises ValueError: if there is none, or a file is damaged
     :raises OSError: if a file cannot be read
     """
-    folder = Path(where)
-    is_agent = (folder / MODEL).exists()
-    if folder.is_dir() and not is_agent and ((folder / "config.yml").exists() or not _is_in_the_zoo(where)):
-        return replace(_of_a_run(folder, best, env, phase, trust), folder=folder)
-    if best:
-        raise InputError(f"{where!r} is one agent, and no run of which there could be a best one: leave out --best.")
-    if is_agent:
-        return replace(_of_a_folder(folder, env, phase, trust), folder=folder)
-    return _of_a_card(_in_the_zoo(where), env, phase, trust=True)
+    found = find_agent(where, best)
+    return replace(open_found(found, env, phase, trust), folder=None if found.is_ours else Path(where))
 
 
-def _is_in_the_zoo(where: str) -> bool:
-    return where in {f"{agent.algorithm}/{agent.environment}" for agent in zoo()}
+def open_found(found: Found, env: str | None = None, phase: int | None = None, trust: bool = False) -> Trained:
+    """
+    Open a trained agent that has been found.
 
-
-def _in_the_zoo(where: str) -> Path:
-    algorithm, slash, environment = where.partition("/")
-    if not slash or "/" in environment:
-        raise InputError(
-            f"There is no run in {where!r}, nor an agent: expected a run's folder, such as "
-            "runs/anf-sac/HalfCheetah-noise98/1, a folder with a model.safetensors, or an agent of the zoo, such as "
-            "anf-sac/HalfCheetah-noise98 (`sparse-rl zoo` lists them)."
-        )
-    try:
-        return find(algorithm, environment).folder
-    except InputError as error:
-        raise InputError(f"There is no folder {where!r}, and no such agent in the zoo. {error}") from error
-
-
-def _of_a_run(folder: Path, best: bool, env: str | None, phase: int | None, trust: bool) -> Trained:
-    config = read_config(folder)
-    environment, env_kwargs = _place(config, env, trust, folder)
-    file = folder / ("best_model.zip" if best else f"{file_name(str(config.get('env')))}.zip")
-    normalization = None
-    if agent_folder(file).exists():
-        model, normalization = _load(agent_folder(file))
+    :param found: where it lies
+    :param env: see :func:`open_trained`
+    :param phase: see :func:`open_trained`
+    :param trust: see :func:`open_trained`
+    :return: the agent
+    :raises ValueError: if a file is damaged
+    :raises OSError: if a file cannot be read
+    """
+    _check_trust(found, env, trust)
+    config = found.config or {}
+    trained_in = config.get("env") if found.card is None else found.card.get("environment")
+    trained_in = None if trained_in is None else str(trained_in)
+    env_kwargs = config.get("env_kwargs") or {}
+    if found.config is None or found.is_safe:
+        model = load_agent(found.agent)
+        view = view_of(model)
     else:
-        model = _from_zip(file, config, environment, env_kwargs)
-    if phase is None and env is None:
-        phase = _phase_of_agent(folder, "best" if best else "last")
-    title = f"{_title(config, environment)}, {'best' if best else 'last'} agent"
-    return Trained(model, environment, title, env_kwargs, phase, normalization)
+        model, view = _from_zip(found.zip_file, found.config, str(trained_in), env_kwargs), View()
+    environment = trained_in if env is None else env
+    if phase is None:
+        phase = found.phase_beside_it() if view.phase is None else view.phase
+    title = _title(found, model, trained_in, environment)
+    return Trained(model, environment, title, env_kwargs if env is None else {}, phase, view.normalization)
 
 
-def _of_a_folder(folder: Path, env: str | None, phase: int | None, trust: bool) -> Trained:
-    """Open an agent that lies in a folder of its own; its card, or the run around it, may say where it belongs."""
-    if (folder / CARD).exists():
-        return _of_a_card(folder, env, phase, trust)
-    run = folder.absolute().parent
-    if not (run / "config.yml").exists():
-        model, normalization = _load(folder)
-        title = f"{type(model).__name__} of {str(folder)!r}{f' on {env}' if env else ''}"
-        return Trained(model, env, title, {}, phase, normalization)
-    config = read_config(run)
-    environment, env_kwargs = _place(config, env, trust, folder)
-    names = {"best": "best_model.zip", "last": f"{file_name(str(config.get('env')))}.zip"}
-    which = next((which for which, name in names.items() if agent_folder(run / name).name == folder.name), None)
-    if phase is None and env is None and which is not None:
-        phase = _phase_of_agent(run, which)
-    title = f"{_title(config, environment)}, {f'{which} agent' if which else folder.name}"
-    model, normalization = _load(folder)
-    return Trained(model, environment, title, env_kwargs, phase, normalization)
+def _title(found: Found, model: BaseAlgorithm, trained_in: str | None, environment: str | None) -> str:
+    """Say what it is, where it comes from, and where it acts."""
+    if found.card is not None:
+        algorithm, noise, which = found.card.get("algorithm"), found.card.get("noise"), "agent of the zoo"
+    elif found.config is not None:
+        algorithm, replay = found.config.get("algo"), str(found.config["hyperparameters"].get("replay"))
+        noise = protocol(str(trained_in), replay)
+        which = f"{found.which} agent" if found.which else found.agent.name
+    else:
+        return f"{type(model).__name__} of {str(found.agent)!r}{f' on {environment}' if environment else ''}"
+    if environment == trained_in:
+        return f"{algorithm} on {environment}, trained with {noise}, {which}"
+    return f"{algorithm}, trained in {trained_in} with {noise}, {which}, acting in {environment}"
 
 
-def _of_a_card(folder: Path, env: str | None, phase: int | None, trust: bool) -> Trained:
-    card = read_card(folder)
-    environment, _ = _place({"env": card.get("environment")}, env, trust, folder)
-    title = f"{card.get('algorithm')} on {environment}, trained with {card.get('noise')}, agent of the zoo"
-    model, normalization = _load(folder)
-    return Trained(model, environment, title, {}, phase, normalization)
-
-
-def _load(folder: Path) -> tuple[BaseAlgorithm, Normalization | None]:
-    return load_agent(folder), load_normalization(folder)
-
-
-def _title(config: Mapping[str, Any], environment: str) -> str:
-    return f"{config.get('algo')} on {environment}, trained with {config['hyperparameters'].get('replay')} noise"
-
-
-def _place(config: Mapping[str, Any], env: str | None, trust: bool, folder: Path) -> tuple[str, Mapping[str, Any]]:
-    """Find the environment, and do not let a stranger's folder import anything."""
-    environment, learner = str(config.get("env")), learner_of(str(config.get("algo", "sac")))
-    for kind, name in (("environment", environment if env is None else ""), ("learner", learner)):
+def _check_trust(found: Found, env: str | None, trust: bool) -> None:
+    """Do not let a stranger's folder import anything."""
+    environment = found.config.get("env") if found.config else (found.card or {}).get("environment")
+    learner = learner_of(str((found.config or {}).get("algo", "sac")))
+    is_needed = env is None or not found.is_safe
+    for kind, name in (("environment", str(environment) if is_needed else ""), ("learner", learner)):
         package = name.rpartition(":")[0]
-        if package and package not in sys.modules and not trust:
+        if package and package not in sys.modules and not (trust or found.is_ours):
+            where = found.agent if found.run is None else found.run
             raise InputError(
-                f"The {kind} {name!r} of {str(folder)!r} imports the package {package!r}, which can run any code: add "
+                f"The {kind} {name!r} of {str(where)!r} imports the package {package!r}, which can run any code: add "
                 "--trust if you know it."
             )
     if is_own(learner):
         learner_class(learner)  # a description of its agents can name it from now on
-    return (environment, config.get("env_kwargs") or {}) if env is None else (env, {})
 
 
 def _from_zip(file: Path, config: Mapping[str, Any], environment: str, env_kwargs: Mapping[str, Any]) -> BaseAlgorithm:
@@ -246,14 +233,3 @@ def _from_zip(file: Path, config: Mapping[str, Any], environment: str, env_kwarg
     finally:
         env.close()
     return model
-
-
-def _phase_of_agent(folder: Path, which: str) -> int | None:
-    file = folder / "phases.yml"
-    if not file.exists():
-        return None
-    phases = read_yaml(file)
-    phase = phases.get(which) if isinstance(phases, dict) else None
-    if not isinstance(phase, int) or phase < 0:
-        raise InputError(f"{str(file)!r} does not name a phase; give one with --phase.")
-    return phase

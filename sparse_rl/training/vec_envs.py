@@ -263,7 +263,7 @@ def set_phase(vec_env: VecEnv, phase: int | None) -> None:
 
     :param vec_env: the environment
     :param phase: the phase; ``None`` to leave the environment as it is
-    :raises InputError: if there is a phase to set, but the environment's features are not permuted
+    :raises InputError: if the environment's features are not permuted
     """
     if phase is None:
         return

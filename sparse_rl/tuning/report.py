@@ -56,6 +56,7 @@ class Report:
     :param title: title of the picture
     :param variant: the variant of the recipe
     :param train_words: the words of ``train.py`` that all trials have, the last ones after ``-params``
+    :param lasting_words: those of them that are neither in the recipe nor about how long a trial is and how it is seen
     :param changes: gives what a recipe has otherwise than the built-in one, with these words after ``-params``
     """
 
@@ -67,6 +68,7 @@ class Report:
         title: str,
         variant: str | None,
         train_words: Sequence[str],
+        lasting_words: Sequence[str],
         changes: Callable[[Sequence[str]], dict[str, Any]],
     ) -> None:
         self.study = study
@@ -75,6 +77,7 @@ class Report:
         self.title = title
         self.variant = variant
         self.train_words = list(train_words)
+        self.lasting_words = list(lasting_words)
         self.changes = changes
 
     def write(self) -> None:
@@ -102,8 +105,7 @@ class Report:
     @property
     def short_command(self) -> str:
         """The command that trains, for as long as is usual, with the recipe of the best trial."""
-        words = self.train_words[:4] + ([] if self.variant is None else ["--variant", self.variant])
-        return shlex.join(["python", "train.py", *words, "--conf-file", str(self.folder / RECIPE)])
+        return shlex.join(["python", "train.py", *self.lasting_words, "--conf-file", str(self.folder / RECIPE)])
 
     def _write_table(self) -> None:
         text = io.StringIO()

@@ -29,8 +29,8 @@ from sparse_rl.tuning.space import Space, Value
 JOURNAL = "journal.jsonl"
 _NAME = "sparse-rl"
 _SUBJECT = "subject"  # the study's attribute that says what is tuned
-#: Attributes of a trial: the folder of its run, and why it failed.
-RUN, WHY = "run", "why"
+#: Attributes of a trial: the folder of its run, why it failed, and whether it was told not to go on.
+RUN, WHY, PRUNED = "run", "why", "pruned"
 # What may differ between two calls: it does not decide what is learnt.
 _CIRCUMSTANCES = ("notes", "device", "save_freq", "log_interval")
 STARTUP_TRIALS = 10  # drawn at random, before there is something to learn from

@@ -19,7 +19,7 @@ from optuna.trial import Trial, TrialState
 from sparse_rl.agents.checks import InputError
 from sparse_rl.tuning.report import describe_trial
 from sparse_rl.tuning.space import PlanFor, Space, Value, words_of
-from sparse_rl.tuning.study import RUN, WHY, ask, best_of, cut_off, ended, suggest
+from sparse_rl.tuning.study import PRUNED, RUN, WHY, ask, best_of, cut_off, ended, suggest
 from sparse_rl.tuning.worker import Message, Task, work
 
 _LOOK_AROUND = 0.5  # seconds between two looks at clock and signals
@@ -89,7 +89,7 @@ class Tuner:
         """
         (self.folder / "logs").mkdir(exist_ok=True)
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        waiting = cut_off(self.study)
+        waiting = [trial for trial in cut_off(self.study) if not self._was_pruned(trial)]
         is_ending = False
         with self._signals():
             try:
@@ -181,6 +181,7 @@ class Tuner:
         running.returns[message.step] = message.value
         if message.step < running.steps and running.trial.should_prune():
             running.is_pruned = True
+            running.trial.set_user_attr(PRUNED, True)  # known before anything is done about it
         try:
             running.connection.send(not running.is_pruned)
         except OSError:
@@ -197,6 +198,14 @@ class Tuner:
             return
         self._n_good += 1
         self._say(trial)
+
+    def _was_pruned(self, trial: Trial) -> bool:
+        """End a trial that a tuner told not to go on, and died before it could note that it had ended."""
+        if PRUNED not in trial.user_attrs:
+            return False
+        self.study.tell(trial, state=TrialState.PRUNED)
+        self._say(trial)
+        return True
 
     def _fail(self, trial: Trial, why: str) -> None:
         trial.set_user_attr(WHY, why)

@@ -1,0 +1,117 @@
+"""Where a trained agent lies, by however it is named: a run's folder, an agent's folder, or its place in the zoo."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparse_rl.agents.checks import InputError
+from sparse_rl.agents.recipe import read_yaml
+from sparse_rl.agents.saved import MODEL
+from sparse_rl.agents.zoo import CARD, find, read_card, zoo
+from sparse_rl.training.existing import read_config
+from sparse_rl.training.run_folder import agent_folder, file_name
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    An agent that has been found; nothing of it has been loaded.
+
+    :param agent: its folder, with ``model.safetensors``, if ``is_safe``; else what that would be
+    :param run: the folder of its run; ``None`` if nobody knows
+    :param config: what the run's ``config.yml`` says
+    :param card: what an agent's card says, if it has one: those of the zoo do
+    :param which: of a run, ``"last"`` or ``"best"``; ``None`` for another one
+    :param is_ours: whether it came with the package, so that it may import what it names
+    """
+
+    agent: Path
+    run: Path | None = None
+    config: Mapping[str, Any] | None = None
+    card: Mapping[str, Any] | None = None
+    which: str | None = None
+    is_ours: bool = False
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether there is more than a zip file: runs of version 0.1 may have nothing else."""
+        return (self.agent / MODEL).exists()
+
+    @property
+    def zip_file(self) -> Path:
+        """The agent of a run as Stable-Baselines3 saves it."""
+        assert self.run is not None
+        assert self.config is not None
+        return self.run / _file_names(self.config)[self.which or "last"]
+
+    def phase_beside_it(self) -> int | None:
+        """
+        Read the phase of a permuted environment that a run of version 0.1 notes beside its agents.
+
+        :return: the phase; ``None`` if there is no such note
+        :raises InputError: if the note is none
+        """
+        file = None if self.run is None else self.run / "phases.yml"
+        if file is None or self.which is None or not file.exists():
+            return None
+        phases = read_yaml(file)
+        phase = phases.get(self.which) if isinstance(phases, dict) else None
+        if type(phase) is not int or phase < 0:
+            raise InputError(f"{str(file)!r} does not name a phase; give one with --phase.")
+        return phase
+
+
+def find_agent(where: str, best: bool = False) -> Found:
+    """
+    Find a trained agent.
+
+    :param where: a run's folder (``runs/anf-sac/HalfCheetah-noise98/1``), an agent's folder, with ``model.safetensors``
+        (``runs/anf-sac/HalfCheetah-noise98/1/best_model.agent``), or an agent of the zoo
+        (``anf-sac/HalfCheetah-noise98``)
+    :param best: of a run: whether to take the agent that did best in an evaluation, instead of the last one
+    :return: where it lies
+    :raises ValueError: if there is none, or what describes it is damaged
+    :raises OSError: if a file cannot be read
+    """
+    folder = Path(where)
+    is_agent = (folder / MODEL).exists()
+    if folder.is_dir() and not is_agent and ((folder / "config.yml").exists() or not _is_in_the_zoo(where)):
+        config, which = read_config(folder), "best" if best else "last"
+        return Found(agent_folder(folder / _file_names(config)[which]), folder, config, which=which)
+    if best:
+        raise InputError(f"{where!r} is one agent, and no run of which there could be a best one: leave out --best.")
+    if not is_agent:
+        folder = _in_the_zoo(where)
+        return Found(folder, card=read_card(folder), is_ours=True)
+    if (folder / CARD).exists():
+        return Found(folder, card=read_card(folder))
+    run = folder.absolute().parent
+    if not (run / "config.yml").exists():
+        return Found(folder)
+    config = read_config(run)
+    names = _file_names(config).items()
+    which_ = next((which for which, name in names if agent_folder(run / name).name == folder.name), None)
+    return Found(folder, run, config, which=which_)
+
+
+def _file_names(config: Mapping[str, Any]) -> dict[str, str]:
+    return {"best": "best_model.zip", "last": f"{file_name(str(config.get('env')))}.zip"}
+
+
+def _is_in_the_zoo(where: str) -> bool:
+    return where in {f"{agent.algorithm}/{agent.environment}" for agent in zoo()}
+
+
+def _in_the_zoo(where: str) -> Path:
+    algorithm, slash, environment = where.partition("/")
+    if not slash or "/" in environment:
+        raise InputError(
+            f"There is no run in {where!r}, nor an agent: expected a run's folder, such as "
+            "runs/anf-sac/HalfCheetah-noise98/1, a folder with a model.safetensors, or an agent of the zoo, such as "
+            "anf-sac/HalfCheetah-noise98 (`sparse-rl zoo` lists them)."
+        )
+    try:
+        return find(algorithm, environment).folder
+    except InputError as error:
+        raise InputError(f"There is no folder {where!r}, and no such agent in the zoo. {error}") from error
