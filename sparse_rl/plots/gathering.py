@@ -102,7 +102,7 @@ def _drawable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
                 f"{first.name!r} and {last.name!r}, so there is no curve of them all. Draw them one by one."
             )
             continue
-        drawable += runs
+        drawable.extend(runs)
         if max(shared) < int(last.steps[-1]):
             notes.append(
                 f"the curve of {agent.label} in {environment} ends at step {max(shared):,}, as {first.name!r} does; "
