@@ -207,7 +207,7 @@ def public_command(command: str) -> str:
         raise InputError(f"The command cannot be read: {message}.")
 
     parser = make_parser()
-    parser.error = refuse  # type: ignore[method-assign, assignment]
+    parser.error = refuse  # type: ignore[method-assign]
     words = shlex.split(command)
     given = given_flags(parser, words[2:])
     result = [Path(word).name for word in words[:2]]
