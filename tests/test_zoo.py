@@ -124,9 +124,9 @@ def test_its_return_is_what_the_card_says(agent: ZooAgent) -> None:
 
 @pytest.mark.parametrize("agent", QUICK, ids=name_of)
 def test_an_agent_that_does_nothing_is_noticed(agent: ZooAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = np.zeros((1, *load(agent.algorithm, agent.environment).action_space.shape), np.float32)
-    monkeypatch.setattr("stable_baselines3.common.base_class.BaseAlgorithm.predict", lambda *_, **__: (nothing, None))
-    monkeypatch.setattr("stable_baselines3.sac.SAC.predict", lambda *_, **__: (nothing, None))
+    model = load(agent.algorithm, agent.environment)
+    nothing = np.zeros((1, *(model.action_space.shape or ())), np.float32)
+    monkeypatch.setattr(type(model), "predict", lambda *_, **__: (nothing, None))
     with pytest.raises(AssertionError):
         replay(agent, EPISODES[agent.environment.partition("-")[0]])
 

@@ -103,8 +103,10 @@ class _Agent:
         )
         with torch.no_grad():
             tests = run_tests(seen.before, seen.after, seen.actions, seen.rewards, level)
-        p_values = (tests.responds, tests.pays, tests.predicts, tests.p_values)
-        return Intervention(*(p.numpy() for p in p_values), transitions=len(seen.rewards))
+        responds, pays, predicts, p_value = (
+            p.numpy() for p in (tests.responds, tests.pays, tests.predicts, tests.p_values)
+        )
+        return Intervention(responds, pays, predicts, p_value, len(seen.rewards))
 
     def ablation(self, episodes: int, top: int) -> Ablation:
         self._watch(episodes)
