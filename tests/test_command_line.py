@@ -43,3 +43,11 @@ def test_output_that_nobody_reads(shell: str, code: int) -> None:
     command = shell.format(f"'{sys.executable}' -m sparse_rl")
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) in ((code, ""), (0, ""))  # a short table may have been written already
+
+
+def test_where_an_error_comes_from(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["trian"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("SPARSE_RL_DEBUG", "1")
+    assert main(["trian"]) == 2
+    assert "Traceback" in capsys.readouterr().err

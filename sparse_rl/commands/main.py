@@ -88,9 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _carry_out(words: Sequence[str]) -> int:
     name = words[0] if words else "--help"
     if not name.startswith("-") and name not in COMMANDS:
-        from sparse_rl.agents.checks import InputError
-
-        raise InputError(unknown("command", name, COMMANDS))
+        raise ValueError(unknown("command", name, COMMANDS))
     args = make_parser([name]).parse_args(words or [name])
     code: int = import_module(f"sparse_rl.commands.{name}").run(args, list(words[1:]))
     return code
@@ -105,23 +103,15 @@ def look_around() -> None:
 
 def fail(why: str | Exception, code: int = EXIT_BAD_INPUT) -> int:
     """
-    Say why a command has not done what it should: in a sentence, without a traceback.
+    Say why a command has not done what it should: in a sentence, and with ``SPARSE_RL_DEBUG=1`` with its traceback.
 
-    Not every ``ValueError`` is about what a user gave. With ``SPARSE_RL_DEBUG=1`` there is the traceback too; an error
-    that is of no kind of this project's says so.
+    Not every ``ValueError`` is about what a user gave: that is how to find out.
 
     :param why: a sentence, or an error whose message is one
     :param code: the exit code
     :return: that code
     """
-    is_debugging = os.environ.get("SPARSE_RL_DEBUG", "") not in ("", "0")
-    if is_debugging and isinstance(why, Exception):
+    if os.environ.get("SPARSE_RL_DEBUG", "") not in ("", "0") and isinstance(why, Exception):
         traceback.print_exception(why)
     print(f"error: {why}", file=sys.stderr)
-    if isinstance(why, Exception) and not (is_debugging or isinstance(why, OSError) or _is_own(why)):
-        print(f"({type(why).__name__}; SPARSE_RL_DEBUG=1 shows where it comes from.)", file=sys.stderr)
     return code
-
-
-def _is_own(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] == "sparse_rl"

@@ -18,7 +18,7 @@ class Found:
     """
     An agent that has been found; nothing of it has been loaded.
 
-    :param agent: its folder, with ``model.safetensors``, if ``is_safe``; else what that would be
+    :param agent: its folder, if ``is_safe``; else what that would be
     :param run: the folder of its run; ``None`` if nobody knows
     :param config: what the run's ``config.yml`` says
     :param card: what an agent's card says, if it has one: those of the zoo do
@@ -36,7 +36,7 @@ class Found:
     @property
     def is_safe(self) -> bool:
         """Whether there is more than a zip file: runs of version 0.1 may have nothing else."""
-        return (self.agent / MODEL).exists()
+        return self.agent.is_dir()
 
     @property
     def zip_file(self) -> Path:

@@ -17,7 +17,7 @@ from stable_baselines3 import SAC
 from sparse_rl.agents import save_agent
 from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.main import main as sparse_rl
-from sparse_rl.training import drawing
+from sparse_rl.training import videos
 from sparse_rl.training.videos import check_format, choose_gl, obstacle_to_windows
 
 ROOT = Path(__file__).parents[1]
@@ -115,13 +115,13 @@ def test_mujoco_is_drawn_or_a_sentence_says_what_is_missing(tmp_path: Path) -> N
 def test_what_draws_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     environ: dict[str, str] = {}
-    monkeypatch.setattr(drawing, "_obstacle", lambda name, _: None if name == "osmesa" else "no driver")
+    monkeypatch.setattr(videos, "_obstacle", lambda name, _: None if name == "osmesa" else "no driver")
     assert choose_gl(environ, said.append) == "osmesa"
     assert environ == {"MUJOCO_GL": "osmesa"}
     assert said == ["MUJOCO_GL=egl does not work here (no driver); MuJoCo draws with MUJOCO_GL=osmesa."]
     with pytest.raises(InputError, match=r"MUJOCO_GL=egl does not work here \(no driver\)\. Try this: leave MUJOCO_GL"):
         choose_gl({"MUJOCO_GL": "egl"}, said.append)
-    monkeypatch.setattr(drawing, "_obstacle", lambda name, _: f"no {name}")
+    monkeypatch.setattr(videos, "_obstacle", lambda name, _: f"no {name}")
     with pytest.raises(
         InputError, match=r"cannot draw: .*\(no egl\); .*\(no osmesa\)\. Try this: apt-get install libegl1"
     ):
@@ -132,10 +132,10 @@ def test_what_draws_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_driver_that_fails_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_PROBE", "raise ImportError('no library')")
+    monkeypatch.setattr(videos, "_PROBE", "raise ImportError('no library')")
     with pytest.raises(InputError, match=r"MUJOCO_GL=egl does not work here \(ImportError: no library\)"):
         choose_gl(dict(os.environ) | {"MUJOCO_GL": "egl"})
-    monkeypatch.setattr(drawing, "_PROBE", "import os; os.abort()")
+    monkeypatch.setattr(videos, "_PROBE", "import os; os.abort()")
     with pytest.raises(InputError, match=r"\(exit code -6\)"):
         choose_gl(dict(os.environ) | {"MUJOCO_GL": "egl"})
 
@@ -154,7 +154,7 @@ def test_files_that_cannot_be_written(path: str, message: str) -> None:
 
 
 def test_without_ffmpeg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(drawing, "find_spec", lambda name: None)
+    monkeypatch.setattr(videos, "find_spec", lambda name: None)
     assert sparse_rl(["record", *AGENT, "-o", "video.mp4"]) == 2
     error = capsys.readouterr().err
     assert "Writing .mp4 takes ffmpeg" in error
