@@ -348,19 +348,6 @@ def _reopened(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name="sparse-rl", storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))))
 
 
-@pytest.mark.slow
-def test_trials_that_fall_behind_are_pruned(tmp_path: Path) -> None:
-    (tmp_path / "space.yml").write_text("learning_rate: [1e-3, 1e-9]")
-    words = f"tune --algo a2c --env {ENV} -n 10000 --eval-episodes 3 --trials 20"
-    assert sparse_rl([*words.split(), "--space", str(tmp_path / "space.yml"), "-o", str(tmp_path)]) == 0
-    pruned = [row for row in rows(tmp_path) if row["state"] == "pruned"]
-    assert pruned
-    for row in pruned:
-        assert 3333 < int(row["step"]) < 10_000
-        assert not (tmp_path / row["run"] / "checkpoints").exists()
-        assert not yaml.safe_load((tmp_path / row["run"] / "summary.yml").read_text())["finished"]
-
-
 def test_words_that_last() -> None:
     """The command with the recipe that came out has what is neither in that nor about trials."""
     words = f"tune {WORDS} --env-kwargs max_episode_steps:30 --vec-env subproc --eval-freq 20 -params gamma:0.9"
