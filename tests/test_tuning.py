@@ -370,3 +370,19 @@ def test_a_trial_that_was_told_to_end_is_not_run_again(tmp_path: Path) -> None:
     (ended_trial,) = ended(again)
     assert ended_trial.state == optuna.trial.TrialState.PRUNED
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_what_falls_behind_the_median_is_pruned_after_a_third_of_the_steps(tmp_path: Path) -> None:
+    study = open_study(tmp_path, {"of": "something"}, 60)
+    for _ in range(5):
+        trial = study.ask()
+        for step in (15, 30):
+            trial.report(10.0, step)
+        study.tell(trial, 10.0)
+    worse, better = study.ask(), study.ask()
+    worse.report(1.0, 15)
+    assert not worse.should_prune()  # too early to tell
+    worse.report(1.0, 30)
+    better.report(11.0, 30)
+    assert worse.should_prune()
+    assert not better.should_prune()
