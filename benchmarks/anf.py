@@ -1,5 +1,5 @@
 """
-Automatic Noise Filtering on HalfCheetah with 98 % noise: the table and the pictures of docs/anf.md.
+Automatic Noise Filtering on HalfCheetah with 98 % noise: the table and the pictures of docs/methods/anf.md.
 
     python benchmarks/experiment.py run benchmarks/grids/anf.yml     # four runs of 200,000 steps
     python benchmarks/anf.py     # prints the tables and draws docs/images/anf-*.png from the run folders

@@ -260,7 +260,7 @@ def test_the_published_runs_of_anf_are_read() -> None:
         "anf-sac2": -228,
         "sac1": 5356,
         "static-sac1": 6648,
-    }  # docs/anf.md
+    }  # docs/methods/anf.md
 
 
 # Intervals

@@ -1,6 +1,7 @@
 """Sharing agents: what goes to the hub and comes back, and what is refused. The hub is a stand-in on this machine."""
 
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_there_and_back(pushed: StandIn, run: Path, capsys: pytest.CaptureFixtur
 
 def test_only_safe_files_are_uploaded(pushed: StandIn) -> None:
     names = set(pushed.files[REPOSITORY]) - {".gitattributes"}
-    assert names == {*MOST_BYTES} - {"phases.yml"}
+    assert names == {*MOST_BYTES} - {"phases.yml", "card.yml"}
     assert pushed.by_lfs == {"model.safetensors"}
 
 
@@ -115,13 +116,41 @@ def test_the_card(pushed: StandIn, run: Path) -> None:
     assert yaml.safe_load(head)["model-index"][0]["name"] == "static-a2c"
 
 
+def test_the_best_agent_of_a_run(hub: StandIn, run: Path) -> None:
+    assert sparse_rl(["push", str(run / "best_model.agent"), "me/one", "-n", "1"]) == 0
+    assert sparse_rl(["push", str(run), "me/other", "--best", "-n", "1"]) == 0
+    one, other = hub.files["me/one"], hub.files["me/other"]
+    assert one["README.md"].replace(b"me/one", b"me/other").replace(b" one", b" other") == other["README.md"]
+    assert {name: one[name] for name in set(one) - {"README.md"}} == {
+        name: other[name] for name in set(other) - {"README.md"}
+    }
+
+
 def test_an_agent_without_a_run(hub: StandIn, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sparse_rl(["push", str(run / "best_model.agent"), "me/bare", "--private"]) == 0
+    shutil.copytree(run / "best_model.agent", "alone")
+    assert sparse_rl(["push", "alone", "me/bare", "--private"]) == 0
     assert hub.private["me/bare"]
     assert "model-index" not in hub.files["me/bare"]["README.md"].decode()
     assert sparse_rl(["pull", "me/bare"]) == 0
-    assert "load_agent('bare')" in capsys.readouterr().out
-    load_agent("bare")
+    assert "sparse-rl evaluate bare --env ID" in capsys.readouterr().out
+    assert sparse_rl(["push", "bare", "me/told", "--env", ENV, "-n", "2"]) == 0
+    card = hub.files["me/told"]["README.md"].decode()
+    assert f"return in `{ENV}`" in card
+    assert f"sparse-rl evaluate told --env {ENV}" in card
+
+
+def test_an_agent_of_the_zoo(hub: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sparse_rl(["push", "anf-sac", "InvertedPendulum-noise90", "me/pendulum", "-n", "1"]) == 0
+    names = set(hub.files["me/pendulum"]) - {".gitattributes"}
+    assert names == {"README.md", "card.yml", "config.json", "connectivity.png", "model.safetensors"}
+    assert "# anf-sac on InvertedPendulum-noise90" in hub.files["me/pendulum"]["README.md"].decode()
+    assert sparse_rl(["pull", "me/pendulum"]) == 0
+    capsys.readouterr()
+    assert sparse_rl(["evaluate", "pendulum", "-n", "1"]) == 0
+    assert sparse_rl(["evaluate", "anf-sac", "InvertedPendulum-noise90", "-n", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("anf-sac on InvertedPendulum-noise90")
+    assert lines[:2] == lines[2:]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +164,7 @@ def test_an_agent_without_a_run(hub: StandIn, run: Path, capsys: pytest.CaptureF
         ("connectivity.png", b"<svg>", "is no picture"),
         ("evaluations.npz", b"PK", "is damaged"),
         ("summary.yml", b"[1]", "does not hold keys"),
+        ("card.yml", b"[1]", "does not hold keys"),
     ],
 )
 def test_what_is_not_as_it_should_be_is_not_kept(
@@ -160,6 +190,7 @@ def test_other_files_are_left_where_they_are(pushed: StandIn) -> None:
     assert sparse_rl(["pull", REPOSITORY, "-o", "mine"]) == 0
     assert {path.name for path in Path("mine").iterdir()} == {*MOST_BYTES, f"{ENV}.agent"} - {
         "phases.yml",
+        "card.yml",
         "model.safetensors",
         "config.json",
     }
@@ -192,7 +223,8 @@ def test_nothing_is_overwritten(pushed: StandIn, capsys: pytest.CaptureFixture[s
         ("pull nothing", "named owner/name, for example you/anf-sac-Hopper-noise95, not 'nothing'"),
         ("pull ../../etc", "named owner/name"),
         ("push {run} nothing", "named owner/name"),
-        ("push {run}/nowhere me/it", "There is no agent in"),
+        ("push {run}/nowhere me/it", "There is no run in"),
+        ("push anf-sac HalfCheetah-nois98 me/it", "Did you mean"),
         ("push {run}/best_model.agent me/it --best", "leave out --best"),
         ("push {run} somebody-else/it -n 0", "the token is not valid, or may not do that"),
     ],

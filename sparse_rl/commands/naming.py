@@ -37,6 +37,19 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", action="store_true", help="import the package of an environment 'package:Id'")
 
 
+def agent_name(args: argparse.Namespace) -> str:
+    """
+    Give the name of the agent that a command line names.
+
+    :param args: the parsed command line, with the arguments of :func:`add_agent`
+    :return: the name, as :func:`~sparse_rl.training.finding.find_agent` takes it
+    :raises InputError: if there are too many words
+    """
+    if len(args.agent) > 2:
+        raise InputError(f"expected one agent: a folder, or ALGO ENV of the zoo, not {' '.join(args.agent)!r}")
+    return "/".join(args.agent)
+
+
 def open_agent(args: argparse.Namespace) -> "Trained":
     """
     Open the agent that a command line names.
@@ -48,6 +61,4 @@ def open_agent(args: argparse.Namespace) -> "Trained":
     """
     from sparse_rl.training.trained import open_trained
 
-    if len(args.agent) > 2:
-        raise InputError(f"expected one agent: a folder, or ALGO ENV of the zoo, not {' '.join(args.agent)!r}")
-    return open_trained("/".join(args.agent), args.best, args.env, args.phase, args.trust)
+    return open_trained(agent_name(args), args.best, args.env, args.phase, args.trust)

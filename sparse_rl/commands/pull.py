@@ -39,8 +39,8 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     """
     require("huggingface_hub", "huggingface_hub", "hub")
 
-    from sparse_rl.sharing.bundle import SETTINGS
     from sparse_rl.sharing.hub import check_repository, pull
+    from sparse_rl.training.finding import find_agent
 
     check_repository(args.repository)
     folder: Path = args.out or Path(args.repository.partition("/")[2])
@@ -48,8 +48,6 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     where = shlex.quote(str(folder))
     print(f"{args.repository}, commit {commit[:7]}, checked")
     print(f"Where everything is:    {where}")
-    if (folder / SETTINGS).exists():
-        print(f"To evaluate the agent:  sparse-rl evaluate {where}")
-    else:
-        print(f"To load the agent:      sparse_rl.agents.load_agent({str(folder)!r})")
+    env = "" if find_agent(str(folder)).environment else " --env ID"
+    print(f"To evaluate the agent:  sparse-rl evaluate {where}{env}")
     return 0

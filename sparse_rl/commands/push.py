@@ -1,10 +1,10 @@
 """``sparse-rl push``: upload an agent to the Hugging Face hub."""
 
 import argparse
-from pathlib import Path
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
+from sparse_rl.commands.naming import add_agent, agent_name
 from sparse_rl.names import require
 
 DESCRIPTION = """\
@@ -15,7 +15,8 @@ EXAMPLES = """\
 examples:
   sparse-rl push runs/anf-sac/HalfCheetah-noise98/1 you/anf-sac-HalfCheetah-noise98          the last agent of a run
   sparse-rl push runs/anf-sac/HalfCheetah-noise98/1 you/anf-sac-HalfCheetah-noise98 --best   that of its best evaluation
-  sparse-rl push my-agent you/my-agent --private                                             what save_agent wrote
+  sparse-rl push my-agent you/my-agent --private --env HalfCheetah-noise98                   what save_agent wrote
+  sparse-rl push anf-sac Hopper-noise95 you/anf-sac-Hopper-noise95                           an agent of the zoo
 """
 
 
@@ -25,18 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: the parser
     """
-    parser.add_argument("folder", type=Path, help="a run's folder, or an agent's, with model.safetensors")
+    add_agent(parser)
     parser.add_argument("repository", metavar="REPO", help="where to, as owner/name; it is made if need be")
-    parser.add_argument(
-        "--best", action="store_true", help="the agent that did best in an evaluation, not the last one"
-    )
     parser.add_argument(
         "-n", "--episodes", type=whole, default=20, metavar="N",
         help="episodes of the evaluation that the card tells of; 0: none (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="their seed (default: %(default)s)")
     parser.add_argument("--private", action="store_true", help="a new repository is for your eyes only")
-    parser.add_argument("--trust", action="store_true", help="import the package of an environment 'package:Id'")
 
 
 def run(args: argparse.Namespace, words: list[str]) -> int:
@@ -55,10 +52,12 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     from sparse_rl.commands.train_arguments import public_command
     from sparse_rl.sharing.bundle import collect
     from sparse_rl.sharing.hub import check_push, push
+    from sparse_rl.training.finding import find_agent
 
     check_push(args.repository)  # before the evaluation, which takes a while
-    bundle = collect(args.folder, public_command, args.best, args.episodes, args.seed, args.trust)
-    if bundle.returns is not None:
+    found = find_agent(agent_name(args), args.best)
+    bundle = collect(found, public_command, args.env, args.phase, args.episodes, args.seed, args.trust)
+    if bundle.evaluated_in is not None:
         returns = bundle.returns
         print(f"return {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes", flush=True)
     print(push(bundle, args.repository, args.private))

@@ -21,10 +21,11 @@ from sparse_rl.agents import load_agent
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import CONFIG, MODEL, MOST_CONFIG_BYTES
+from sparse_rl.agents.zoo import CARD as ZOO_CARD
 from sparse_rl.storage import StorageError, open_regular
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.existing import read_config
-from sparse_rl.training.finding import Found, find_agent
+from sparse_rl.training.finding import Found
 from sparse_rl.training.run_folder import agent_folder, file_name
 from sparse_rl.training.trained import open_found
 
@@ -38,6 +39,7 @@ MOST_BYTES: Mapping[str, int] = {
     SETTINGS: 2**20,
     SUMMARY: 2**20,
     PHASES: 2**16,
+    ZOO_CARD: 2**20,
     PICTURE: 2**24,
     EVALUATIONS: 2**26,
 }
@@ -50,35 +52,45 @@ class Bundle:
     An agent, ready to be shared.
 
     :param files: contents by name; the card is still missing
-    :param settings: what its ``config.yml`` says; ``None`` if it comes from no run
+    :param settings: what the ``config.yml`` of its run says; ``None`` if it comes from no run
     :param summary: what its ``summary.yml`` says
+    :param algorithm: name of its algorithm; ``None`` if nobody knows
+    :param trained_in: id of the environment in which it was trained; ``None`` if nobody knows
+    :param noise: protocol of the noise that it was trained with; ``None`` if nobody knows
     :param num_timesteps: environment steps that the agent has learnt for
-    :param returns: of evaluation episodes; ``None`` if it was not evaluated
+    :param evaluated_in: id of the environment in which it was evaluated; ``None`` if it was not
+    :param returns: of the episodes there; none if it was not evaluated
     :param seed: of these episodes
     """
 
     files: Mapping[str, bytes]
     settings: Mapping[str, Any] | None
     summary: Mapping[str, Any]
+    algorithm: str | None
+    trained_in: str | None
+    noise: str | None
     num_timesteps: int
-    returns: np.ndarray[Any, Any] | None
+    evaluated_in: str | None
+    returns: np.ndarray[Any, Any]
     seed: int
 
 
 def collect(
-    folder: Path,
+    found: Found,
     public_command: Callable[[str], str],
-    best: bool = False,
+    env: str | None = None,
+    phase: int | None = None,
     episodes: int = 20,
     seed: int = 0,
     trust: bool = False,
 ) -> Bundle:
     """
-    Collect what is shared of an agent, and evaluate it.
+    Collect what is shared of an agent, and evaluate it, if it is known or said in which environment.
 
-    :param folder: the folder of a run, or one with the two files of an agent
+    :param found: the agent
     :param public_command: leaves out of a command where files lie; one that it refuses is not shared
-    :param best: of a run, the agent that did best in an evaluation, instead of the last one
+    :param env: id of another environment to evaluate it in; see :func:`~sparse_rl.training.trained.open_trained`
+    :param phase: see there
     :param episodes: episodes of the evaluation; 0 for none
     :param seed: their seed
     :param trust: whether to import the package that the environment's id names
@@ -86,38 +98,33 @@ def collect(
     :raises ValueError: if there is no agent, it cannot be loaded, or it cannot be evaluated
     :raises OSError: if a file cannot be read
     """
-    config = read_config(folder) if (folder / SETTINGS).exists() else None
-    if config is None and not (folder / MODEL).exists():
-        raise InputError(
-            f"There is no agent in {str(folder)!r}: expected the folder of a run, such as "
-            f"runs/anf-sac/HalfCheetah-noise98/1, or one with {MODEL} and {CONFIG}."
-        )
-    if config is None and best:
-        raise InputError(f"{str(folder)!r} is an agent and no run, so there is no best one: leave out --best.")
-    agent = folder if config is None else agent_folder(folder / f"{'best_model' if best else agent_name(config)}.zip")
-    if not agent.is_dir():
-        raise InputError(f"There is no agent in {str(agent)!r}, or none yet.")
-    files = {name: _read(agent / name) for name in (MODEL, CONFIG)}
-    summary: dict[str, Any] = {}
-    returns = None
+    if not found.is_safe:
+        raise InputError(f"There is no agent in {str(found.agent)!r}, or none yet.")
+    files = {name: _read(found.agent / name) for name in (MODEL, CONFIG)}
     with TemporaryDirectory() as temporary:
         # The run may go on, and save another agent: what is loaded and judged are the bytes that are shared.
         for name, content in files.items():
             (Path(temporary) / name).write_bytes(content)
-        found = Found(agent) if config is None else find_agent(str(folder), best)
-        trained = open_found(replace(found, agent=Path(temporary)), trust=trust)
-        if config is not None and episodes > 0:
-            returns = returns_of(trained, episodes, seed)
-    if config is not None:
-        config = _without_private(config, public_command)
-        files[SETTINGS] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120).encode()
-        files |= {name: _read(folder / name) for name in (PICTURE, EVALUATIONS, SUMMARY) if (folder / name).exists()}
-        if (folder / PHASES).exists():
-            phases = read_yaml(folder / PHASES)
-            files[PHASES] = yaml.safe_dump({"last": phases.get("best" if best else "last")}).encode()
-        if SUMMARY in files:
-            summary = read_yaml(folder / SUMMARY)
-    return Bundle(files, config, summary, trained.model.num_timesteps, returns, seed)
+        trained = open_found(replace(found, agent=Path(temporary)), env, phase, trust)
+        evaluated_in = trained.environment if episodes > 0 else None
+        returns = np.empty(0) if evaluated_in is None else returns_of(trained, episodes, seed)
+    files |= _files_around(found)
+    summary = read_yaml(found.run / SUMMARY) if found.run is not None and SUMMARY in files else {}
+    settings = None if found.config is None else _without_private(found.config, public_command)
+    if settings is not None:
+        files[SETTINGS] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120).encode()
+    known = (found.algorithm, found.environment, found.noise)
+    return Bundle(files, settings, summary, *known, trained.model.num_timesteps, evaluated_in, returns, seed)
+
+
+def _files_around(found: Found) -> dict[str, bytes]:
+    """Read what lies beside an agent: of a run, or of an agent of the zoo."""
+    if found.run is None:
+        names = (ZOO_CARD, PICTURE) if found.card is not None else ()
+        return {name: _read(found.agent / name) for name in names if (found.agent / name).exists()}
+    files = {name: _read(found.run / name) for name in (PICTURE, EVALUATIONS, SUMMARY) if (found.run / name).exists()}
+    phase = found.phase_beside_it()
+    return files if phase is None else files | {PHASES: yaml.safe_dump({"last": phase}).encode()}
 
 
 def agent_name(config: Mapping[str, Any]) -> str:
@@ -151,7 +158,7 @@ def unpack(folder: Path) -> None:
         agent.mkdir()
         for name in (MODEL, CONFIG):
             (folder / name).rename(agent / name)
-    for name in (SUMMARY, PHASES):
+    for name in (SUMMARY, PHASES, ZOO_CARD):
         if (folder / name).exists() and not isinstance(read_yaml(folder / name), dict):
             raise StorageError(f"{name!r} does not hold keys and values.")
     if (folder / PICTURE).exists() and not _read(folder / PICTURE).startswith(b"\x89PNG\r\n\x1a\n"):

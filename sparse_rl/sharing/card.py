@@ -5,7 +5,6 @@ from typing import Any
 import yaml
 
 from sparse_rl.sharing.bundle import PICTURE, Bundle
-from sparse_rl.training.plan import protocol
 
 _VERSIONS = ("sparse_rl", "python", "torch", "stable_baselines3", "gymnasium", "mujoco", "numba", "numpy")
 
@@ -20,7 +19,7 @@ def model_card(bundle: Bundle, repository: str) -> str:
     """
     settings = bundle.settings or {}
     name = repository.partition("/")[2]
-    title = f"{settings.get('algo')} on {settings.get('env')}" if settings else name
+    title = f"{bundle.algorithm} on {bundle.trained_in}" if bundle.algorithm else name
     parts = [
         f"---\n{yaml.safe_dump(_head(bundle, name), sort_keys=False, allow_unicode=True)}---",
         f"# {title}",
@@ -48,11 +47,8 @@ def _head(bundle: Bundle, name: str) -> dict[str, Any]:
     """Give the metadata that the hub knows: https://huggingface.co/docs/hub/model-cards."""
     tags = ["reinforcement-learning", "deep-reinforcement-learning", "stable-baselines3", "sparse-training"]
     head: dict[str, Any] = {"library_name": "sparse_rl", "tags": tags}
-    if bundle.settings is None:
-        return head
-    algorithm, environment = str(bundle.settings.get("algo")), str(bundle.settings.get("env"))
-    tags += [environment, algorithm]
-    if bundle.returns is not None:
+    tags += [name for name in (bundle.trained_in, bundle.algorithm) if name]
+    if bundle.evaluated_in is not None:
         metric = {
             "type": "mean_reward",
             "value": f"{bundle.returns.mean():.2f} +/- {bundle.returns.std():.2f}",
@@ -60,22 +56,25 @@ def _head(bundle: Bundle, name: str) -> dict[str, Any]:
             "verified": False,
         }
         task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
-        result = {"task": task, "dataset": {"name": environment, "type": environment}, "metrics": [metric]}
-        head["model-index"] = [{"name": algorithm, "results": [result]}]
+        result = {
+            "task": task,
+            "dataset": {"name": bundle.evaluated_in, "type": bundle.evaluated_in},
+            "metrics": [metric],
+        }
+        head["model-index"] = [{"name": bundle.algorithm or name, "results": [result]}]
     return head
 
 
 def _table(bundle: Bundle) -> str:
     rows: list[tuple[str, str]] = []
-    if bundle.returns is not None:
+    if bundle.evaluated_in is not None:
         returns = bundle.returns
         what = f"{returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes, seed {bundle.seed}"
-        rows.append(("return (mean +/- standard deviation, without exploration)", what))
+        rows.append((f"return in `{bundle.evaluated_in}` (mean +/- standard deviation, without exploration)", what))
     rows.append(("environment steps", f"{bundle.num_timesteps:,}"))
+    known = (("algorithm", bundle.algorithm), ("trained in", bundle.trained_in), ("trained with", bundle.noise))
+    rows += [(name, what if name == "trained with" else f"`{what}`") for name, what in known if what]
     if bundle.settings is not None:
-        rows += [("algorithm", f"`{bundle.settings.get('algo')}`"), ("environment", f"`{bundle.settings.get('env')}`")]
-        replay = str(bundle.settings["hyperparameters"].get("replay"))
-        rows.append(("trained with", protocol(str(bundle.settings.get("env")), replay)))
         rows.append(("seed of training", str(bundle.settings.get("seed"))))
     for key, name in (("seconds", "seconds of training"), ("weights", "weights of all networks")):
         if isinstance(number := bundle.summary.get(key), int | float):
@@ -85,8 +84,7 @@ def _table(bundle: Bundle) -> str:
 
 def _usage(bundle: Bundle, repository: str) -> str:
     name = repository.partition("/")[2]
-    if bundle.settings is None:
-        act = f'python -c "from sparse_rl.agents import load_agent; print(load_agent({name!r}))"'
-    else:
-        act = f"sparse-rl evaluate {name}"
+    act = f"sparse-rl evaluate {name}"
+    if bundle.trained_in is None or bundle.evaluated_in not in (None, bundle.trained_in):
+        act += f" --env {bundle.evaluated_in or 'ID'}"
     return f"## Use it\n\n```sh\nsparse-rl pull {repository}\n{act}\n```"

@@ -1,4 +1,4 @@
-"""Dynamic sparse training methods: each is a small override of one loop. What papers and codes do: docs/methods.md."""
+"""Dynamic sparse training methods: each is a small override of one loop. What papers and codes do: docs/methods/."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -211,7 +211,7 @@ class NeuroplasticExpansion(BudgetSchedule):
     """
     Growth from sparse to dense (Liu et al. 2025), where the gradient is largest; what is weak is pruned meanwhile.
 
-    The number of active weights rises linearly: our reconstruction. See docs/methods.md.
+    The number of active weights rises linearly: our reconstruction. See docs/methods/ne.md.
 
     :param prune_ratio: weights pruned for each one grown, in [0, 1)
     """

@@ -10,6 +10,7 @@ from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import MODEL
 from sparse_rl.agents.zoo import CARD, find, read_card, zoo
 from sparse_rl.training.existing import read_config
+from sparse_rl.training.plan import protocol
 from sparse_rl.training.run_folder import agent_folder, file_name
 
 
@@ -37,6 +38,23 @@ class Found:
     def is_safe(self) -> bool:
         """Whether there is more than a zip file: runs of version 0.1 may have nothing else."""
         return self.agent.is_dir()
+
+    @property
+    def algorithm(self) -> str | None:
+        """Name of its algorithm; ``None`` if nobody knows."""
+        return _text((self.config or {}).get("algo") if self.card is None else self.card.get("algorithm"))
+
+    @property
+    def environment(self) -> str | None:
+        """Id of the environment in which it was trained; ``None`` if nobody knows."""
+        return _text((self.config or {}).get("env") if self.card is None else self.card.get("environment"))
+
+    @property
+    def noise(self) -> str | None:
+        """Protocol of the noise with which it was trained; ``None`` if nobody knows."""
+        if self.card is None and self.config is not None:
+            return protocol(str(self.environment), str(self.config["hyperparameters"].get("replay")))
+        return _text((self.card or {}).get("noise"))
 
     @property
     def zip_file(self) -> Path:
@@ -93,6 +111,10 @@ def find_agent(where: str, best: bool = False) -> Found:
     names = _file_names(config).items()
     which_ = next((which for which, name in names if agent_folder(run / name).name == folder.name), None)
     return Found(folder, run, config, which=which_)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _file_names(config: Mapping[str, Any]) -> dict[str, str]:

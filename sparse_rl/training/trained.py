@@ -28,7 +28,6 @@ from sparse_rl.agents.recipe import check_algorithm, learner_of
 from sparse_rl.agents.saved import View, view_of
 from sparse_rl.names import is_own
 from sparse_rl.training.finding import Found, find_agent
-from sparse_rl.training.plan import protocol
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
 
@@ -165,8 +164,7 @@ def open_found(found: Found, env: str | None = None, phase: int | None = None, t
     """
     _check_trust(found, env, trust)
     config = found.config or {}
-    trained_in = config.get("env") if found.card is None else found.card.get("environment")
-    trained_in = None if trained_in is None else str(trained_in)
+    trained_in = found.environment
     env_kwargs = config.get("env_kwargs") or {}
     if found.config is None or found.is_safe:
         model = load_agent(found.agent)
@@ -183,24 +181,21 @@ def open_found(found: Found, env: str | None = None, phase: int | None = None, t
 def _title(found: Found, model: BaseAlgorithm, trained_in: str | None, environment: str | None) -> str:
     """Say what it is, where it comes from, and where it acts."""
     if found.card is not None:
-        algorithm, noise, which = found.card.get("algorithm"), found.card.get("noise"), "agent of the zoo"
+        which = "agent of the zoo"
     elif found.config is not None:
-        algorithm, replay = found.config.get("algo"), str(found.config["hyperparameters"].get("replay"))
-        noise = protocol(str(trained_in), replay)
         which = f"{found.which} agent" if found.which else found.agent.name
     else:
         return f"{type(model).__name__} of {str(found.agent)!r}{f' on {environment}' if environment else ''}"
     if environment == trained_in:
-        return f"{algorithm} on {environment}, trained with {noise}, {which}"
-    return f"{algorithm}, trained in {trained_in} with {noise}, {which}, acting in {environment}"
+        return f"{found.algorithm} on {environment}, trained with {found.noise}, {which}"
+    return f"{found.algorithm}, trained in {trained_in} with {found.noise}, {which}, acting in {environment}"
 
 
 def _check_trust(found: Found, env: str | None, trust: bool) -> None:
     """Do not let a stranger's folder import anything."""
-    environment = found.config.get("env") if found.config else (found.card or {}).get("environment")
     learner = learner_of(str((found.config or {}).get("algo", "sac")))
     is_needed = env is None or not found.is_safe
-    for kind, name in (("environment", str(environment) if is_needed else ""), ("learner", learner)):
+    for kind, name in (("environment", found.environment or "" if is_needed else ""), ("learner", learner)):
         package = name.rpartition(":")[0]
         if package and package not in sys.modules and not (trust or found.is_ours):
             where = found.agent if found.run is None else found.run
