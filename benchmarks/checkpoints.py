@@ -5,7 +5,8 @@ What checkpoints cost: how long one holds training up, with a full replay buffer
     python benchmarks/checkpoints.py --transitions 20000 --rounds 2      # a small trial
 
 The buffer is filled with numbers that no environment gave, which for this makes no difference. A checkpoint is taken as
-training takes it: everything but the replay as a whole, of the replay the rows since the last one.
+training takes it: everything but the replay as a whole, of the replay the rows since the last one. The film of the
+connections is as long as it gets.
 """
 
 import tempfile
@@ -20,7 +21,9 @@ from sparse_rl.agents.memory import nbytes
 from sparse_rl.checkpoints import CheckpointFolder, ReplayLog
 from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.training.experiment import Experiment
+from sparse_rl.training.film import MOST_FRAMES, FilmCallback
 from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, ResumeCallback
+from sparse_rl.training.run_folder import RunFolder
 
 CASES = (("HalfCheetah-noise98", "redrawn"), ("HalfCheetah-noise98", "observed"), ("Humanoid-noise98", "observed"))
 
@@ -46,12 +49,14 @@ def measure(env: str, replay: str, transitions: int, rounds: int, threads: int) 
     fill(model.replay_buffer)
     every = min(CHECKPOINT_FREQUENCY, transitions // 2)
     with tempfile.TemporaryDirectory(dir=".") as scratch:
-        folder = CheckpointFolder(Path(scratch))
-        callback = ResumeCallback(
-            folder, 0, [], None, folder.path, folder.path, experiment.guard, experiment.describe()
-        )
-        for each in (experiment.guard, callback):
+        run = RunFolder(Path(scratch), experiment.plan.algo, env)
+        folder = CheckpointFolder(run.checkpoints)
+        film = FilmCallback(run, every)
+        callback = ResumeCallback(folder, 0, [film], None, run.path, run.path, experiment.guard, experiment.describe())
+        for each in (experiment.guard, film, callback):
             each.init_callback(model)
+        film.on_training_start({}, {})
+        film.frames *= MOST_FRAMES  # as many as a long run has
         model.num_timesteps = 0
         for end in range(every, transitions + 1, every):  # as a run would have left it
             model.num_timesteps = end
@@ -62,12 +67,12 @@ def measure(env: str, replay: str, transitions: int, rounds: int, threads: int) 
             began = time.perf_counter()
             callback.save()
             times.append(time.perf_counter() - began)
-        newest = max(Path(scratch).glob("step_*"))
+        newest = max(folder.path.glob("step_*"))
         state_bytes = newest.stat().st_size
-        replay_bytes = max((Path(scratch) / "replay").iterdir()).stat().st_size
+        replay_bytes = max((folder.path / "replay").iterdir()).stat().st_size
         _, state = next(folder.load(print))
         began = time.perf_counter()
-        ReplayLog(Path(scratch) / "replay", model.replay_buffer).read(state["replay"])
+        ReplayLog(folder.path / "replay", model.replay_buffer).read(state["replay"])
         reading = time.perf_counter() - began
     experiment.close()
     stall, iqr = spread([1e3 * seconds for seconds in times])

@@ -188,14 +188,14 @@ def _sentence(error: OSError) -> str:
 
 def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, program: str) -> int:
     """Say how it went and what to type next."""
-    from sparse_rl.training.experiment import last_evaluation
+    import numpy as np
 
     guard = experiment.guard
     if guard.signal is not None:
         print(f"\nEnded by {guard.signal.name} at step {experiment.model.num_timesteps:,}; everything is saved.")
-    evaluation = last_evaluation(folder)
-    if evaluation is not None:
-        steps, returns = evaluation
+    evaluation = experiment.evaluation
+    if evaluation is not None and evaluation.evaluations_timesteps:
+        steps, returns = evaluation.evaluations_timesteps[-1], np.array(evaluation.evaluations_results[-1])
         episodes = "episode" if len(returns) == 1 else "episodes"
         print(
             f"\nreturn {returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} {episodes}, "

@@ -26,10 +26,12 @@ from sparse_rl.storage import StorageError, open_regular
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.finding import Found
+from sparse_rl.training.returns import EVALUATIONS, read_evaluations
+from sparse_rl.training.returns import MOST_BYTES as MOST_EVALUATION_BYTES
 from sparse_rl.training.run_folder import agent_folder, file_name
 from sparse_rl.training.trained import open_found
 
-CARD, SETTINGS, PICTURE, EVALUATIONS = "README.md", "config.yml", "connectivity.png", "evaluations.npz"
+CARD, SETTINGS, PICTURE = "README.md", "config.yml", "connectivity.png"
 SUMMARY, PHASES = "summary.yml", "phases.yml"
 #: The files that may be shared, and how many bytes each may have.
 MOST_BYTES: Mapping[str, int] = {
@@ -41,7 +43,7 @@ MOST_BYTES: Mapping[str, int] = {
     PHASES: 2**16,
     ZOO_CARD: 2**20,
     PICTURE: 2**24,
-    EVALUATIONS: 2**26,
+    EVALUATIONS: MOST_EVALUATION_BYTES,
 }
 _PRIVATE_KEYS = ("tensorboard", "platform")
 
@@ -164,22 +166,7 @@ def unpack(folder: Path) -> None:
     if (folder / PICTURE).exists() and not _read(folder / PICTURE).startswith(b"\x89PNG\r\n\x1a\n"):
         raise StorageError(f"{PICTURE!r} is no picture.")
     if (folder / EVALUATIONS).exists():
-        _check_evaluations(folder / EVALUATIONS)
-
-
-def _check_evaluations(file: Path) -> None:
-    """Check that NumPy reads it without unpickling; its zip directory can claim nothing beyond the file's bound."""
-    try:
-        with np.load(file, allow_pickle=False) as evaluations:
-            sizes = [member.file_size for member in evaluations.zip.infolist()]
-            if sum(sizes) > MOST_BYTES[EVALUATIONS]:
-                raise StorageError(f"{EVALUATIONS!r} would take {sum(sizes):,} bytes, unpacked.")
-            for name in evaluations.files:
-                _ = evaluations[name]
-    except StorageError:
-        raise
-    except Exception as error:  # a damaged zip file can fail in any way
-        raise StorageError(f"{EVALUATIONS!r} is damaged: {error}") from error
+        read_evaluations(folder / EVALUATIONS)
 
 
 def _read(file: Path) -> bytes:

@@ -10,7 +10,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch as th
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -350,17 +349,3 @@ def commit() -> str | None:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def last_evaluation(folder: RunFolder) -> tuple[int, np.ndarray[Any, Any]] | None:
-    """
-    Read a run's last evaluation.
-
-    :param folder: the folder of the run
-    :return: environment steps and the episodes' returns; ``None`` if there was no evaluation
-    """
-    file = folder.path / "evaluations.npz"
-    if not file.exists():
-        return None
-    with np.load(file, allow_pickle=False) as evaluations:
-        return int(evaluations["timesteps"][-1]), evaluations["results"][-1]

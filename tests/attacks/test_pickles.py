@@ -6,7 +6,6 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from conftest import Payload, Warden, edit_data, edit_members, in_base64
 
 from sparse_rl.agents import safe_load
 from sparse_rl.agents.saved import CONFIG, MODEL
-from sparse_rl.training.experiment import last_evaluation
+from sparse_rl.training.returns import read_evaluations
 
 
 @dataclass
@@ -117,4 +116,4 @@ def test_pickles_instead_of_our_files(agent: Path, payload: Payload, warden: War
 def test_pickles_in_npz(tmp_path: Path, payload: Payload) -> None:
     np.savez(tmp_path / "evaluations.npz", timesteps=np.array([payload]), results=np.array([payload]))
     with pytest.raises(ValueError, match="allow_pickle"):
-        last_evaluation(SimpleNamespace(path=tmp_path))  # type: ignore[arg-type]
+        read_evaluations(tmp_path / "evaluations.npz")
