@@ -224,6 +224,11 @@ def test_a_picture_for_each_environment() -> None:
     assert {axes.get_xlabel() for axes in figure.axes} == {"wall-clock seconds, evaluations included"}
 
 
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    agent = Agent("sac$^$", "no noise", "")  # as mathematics it cannot be read
+    draw({"Env$_$-v0": {agent: curve(agent, 0.0, 1.0)}}, title="$^$").savefig(tmp_path / "picture.png")
+
+
 # Bad input
 
 

@@ -31,7 +31,7 @@ def ranking_picture(ranking: FeatureRanking, title: str) -> Figure:
     """
     panels = len(ranking.scores) + (ranking.confirmation is not None)
     figure = Figure(figsize=(3.9 * panels, 3.6), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(title, fontsize="medium", parse_math=False)
     axes = np.atleast_1d(figure.subplots(1, panels))
     colored, names = _groups(ranking)
     for panel, (method, score) in zip(axes, ranking.scores.items(), strict=False):

@@ -171,7 +171,7 @@ class _Screen:
         rows = len(film.connections)
         self.figure = Figure(figsize=(11 if rows else 7, max(4.0, 1.9 * rows)), layout="constrained", dpi=80)
         grid = self.figure.add_gridspec(max(1, rows), 2 if rows else 1)
-        self._title = self.figure.suptitle(film.title)
+        self._title = self.figure.suptitle(film.title, parse_math=False)
         self._lines = dict(self._over_time(self.figure.add_subplot(grid[:, 0])))
         self._points: dict[tuple[str, str], tuple[PathCollection, Line2D]] = {}
         for row, network in enumerate(film.connections):

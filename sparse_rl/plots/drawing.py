@@ -41,7 +41,7 @@ def draw(shown: Mapping[str, Panel], axes: Sequence[str] = ("steps",), title: st
     rows = -(-len(shown) * len(axes) // columns)
     figure = Figure(figsize=(max(7.0, 5.5 * columns), 4.2 * rows + 0.8), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False, sharey="row" if len(axes) > 1 else False).ravel()
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # names may have a $
     looks = _looks([agent for panel in shown.values() for agent in panel])
     for place, (environment, axis) in enumerate((name, axis) for name in shown for axis in axes):
         where: Axes = places[place]
@@ -50,7 +50,8 @@ def draw(shown: Mapping[str, Panel], axes: Sequence[str] = ("steps",), title: st
         if axis == "steps":  # over anything else every run has its shifts at places of its own
             for shift in sorted({shift for curve in shown[environment].values() for shift in curve.shifts}):
                 where.axvline(shift, color="0.6", linewidth=1, zorder=0)
-        where.set(xlabel=AXES[axis], title=environment)
+        where.set_xlabel(AXES[axis])
+        where.set_title(environment, parse_math=False)
         if place % columns == 0:
             where.set_ylabel("return")
         where.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
@@ -97,7 +98,7 @@ def _legend(figure: Figure, shown: Mapping[str, Panel], looks: Mapping[Agent, Ma
         plural = "run" if counts[-1] == 1 else "runs"
         lines.append(Line2D([], [], label=f"{agent.label} ({runs} {plural})", **look))
     is_mixed = len({agent.is_dense for agent in looks}) > 1
-    figure.legend(
+    legend = figure.legend(
         handles=lines,
         loc="outside lower center",
         fontsize="small",
@@ -105,6 +106,8 @@ def _legend(figure: Figure, shown: Mapping[str, Panel], looks: Mapping[Agent, Ma
         title="dense networks in grey, sparse ones in colour" if is_mixed else None,
         title_fontsize="small",
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def check_ending(file: Path) -> None:

@@ -38,7 +38,7 @@ def connectivity_picture(
     :return: the picture
     """
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     left, right = figure.subplots(1, 2)
     networks = list(dict.fromkeys(m.network for m in measurements))
     for network, line in zip(networks, LINES, strict=False):
@@ -69,7 +69,7 @@ def features_picture(connections: Mapping[str, NDArray[np.int64]], real: NDArray
     :return: the picture
     """
     figure = Figure(figsize=(10, 2.5 * len(connections)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     panels = np.atleast_1d(figure.subplots(len(connections), 1))
     for panel, (network, counts) in zip(panels, connections.items(), strict=True):
         _draw_features(panel, counts, real)
