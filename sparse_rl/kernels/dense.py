@@ -261,7 +261,7 @@ def _sum_strips(zero: Any, total: Any, dy: int, entry: int, stop: int) -> tuple[
 
 
 @njit
-def sum_some_rows(dy: int, dy_stride: int, n_batch: int, out: Any, first: int, last: int) -> None:
+def _sum_some_rows(dy: int, dy_stride: int, n_batch: int, out: Any, first: int, last: int) -> None:
     """Sum the rows from ``first`` to before ``last``: see :func:`sum_rows`."""
     for i in range(first, last):
         total, start, stop = out.dtype.type(0), i * dy_stride, i * dy_stride + n_batch
@@ -284,4 +284,4 @@ def sum_rows(dy: int, dy_stride: int, n_batch: int, out: Floats, chunks: int) ->
     """
     for chunk in prange(chunks):
         # The rows that this thread has written: to fetch one from another core takes longer than to sum it.
-        sum_some_rows(dy, dy_stride, n_batch, out, out.size * chunk // chunks, out.size * (chunk + 1) // chunks)
+        _sum_some_rows(dy, dy_stride, n_batch, out, out.size * chunk // chunks, out.size * (chunk + 1) // chunks)

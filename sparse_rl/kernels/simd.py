@@ -223,6 +223,23 @@ def dot(typing_context: Any, vector: Any, address: Any, index: Any) -> Any:
     return vector.element(vector, types.intp, types.intp), generate
 
 
+@_intrinsic
+def total(typing_context: Any, vector: Any) -> Any:
+    """Sum the lanes of a vector, in a fixed order."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = min(vector.lanes, _REGISTER * 8 // vector.element.bitwidth)
+        parts = [
+            _shuffle(builder, arguments[0], list(range(start, start + lanes)))
+            for start in range(0, vector.lanes, lanes)
+        ]
+        while len(parts) > 1:  # pairs, which overlap
+            parts = [builder.fadd(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
+        return _reduce(builder, vector, parts[0])
+
+    return vector.element(vector), generate
+
+
 def _reduce(builder: Any, vector: Vector, value: Any) -> Any:
     """Sum the lanes of one register."""
     element, lanes = value.type.element, value.type.count

@@ -21,7 +21,6 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from sparse_rl.caching import cached_njit
-from sparse_rl.kernels.dense import sum_some_rows
 from sparse_rl.kernels.simd import (
     clip,
     dot,
@@ -32,6 +31,7 @@ from sparse_rl.kernels.simd import (
     narrow,
     single,
     store,
+    total,
     where_positive,
     wide,
     widest,
@@ -167,13 +167,15 @@ def multiply_vector(
 def _sample_strips(
     zero: Any, matrix: Any, gradient: Any, activations: Any, position: Any, entry: int, stop: int
 ) -> int:
-    """Add to the gradients of one row's weights in one tile what whole strips of the batch contribute."""
-    columns, dvalues = matrix
+    """Add to the gradients of one row's bias and weights in one tile what whole strips of the batch contribute."""
+    columns, dvalues, dbias = matrix
     dy, dy_stride = gradient
     x, x_stride, first_input = activations
-    i, begin, end = position
+    i, begin, end, with_bias = position
     while entry + lanes_of(zero) <= stop:
         row = load(zero, dy, i * dy_stride + entry)
+        if with_bias:
+            dbias[i] = total(row) if entry == 0 else dbias[i] + total(row)
         for p in range(np.uint64(begin), np.uint64(end)):
             product = dot(row, x, (columns[p] + first_input) * x_stride + entry)
             dvalues[p] = product if entry == 0 else dvalues[p] + product
@@ -218,14 +220,13 @@ def sample(
     """
     n_rows = pointers.shape[1]
     group_rows, group_inputs = n_rows // groups, n_inputs // groups
-    matrix, gradient = (columns, dvalues), (dy, dy_stride)
+    matrix, gradient = (columns, dvalues, dbias), (dy, dy_stride)
     for chunk in prange(chunks):
         for tile in range(pointers.shape[0] - 1):
             for i in range(n_rows * chunk // chunks, n_rows * (chunk + 1) // chunks):
-                if tile == 0 and dbias.size > 0:
-                    sum_some_rows(dy, dy_stride, n_batch, dbias, i, i + 1)
-                position = (i, pointers[tile, i], pointers[tile + 1, i])
+                position = (i, pointers[tile, i], pointers[tile + 1, i], tile == 0 and dbias.size > 0)
                 activations = (x, x_stride, i // group_rows * group_inputs - first_input)
                 entry = _sample_strips(widest(dvalues), matrix, gradient, activations, position, 0, n_batch)
-                entry = _sample_strips(narrow(dvalues), matrix, gradient, activations, position, entry, n_batch)
-                _sample_strips(single(dvalues), matrix, gradient, activations, position, entry, n_batch)
+                if entry < n_batch:  # for a row of few weights a call in vain takes as long as they do
+                    entry = _sample_strips(narrow(dvalues), matrix, gradient, activations, position, entry, n_batch)
+                    _sample_strips(single(dvalues), matrix, gradient, activations, position, entry, n_batch)
