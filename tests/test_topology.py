@@ -1,71 +1,29 @@
-"""Topologies, their rewiring, schedules and distributions: indices only, no layers."""
+"""Topologies are values; rewiring keeps their budget and every kept weight: properties, and cases worked by hand."""
 
 import copy
 import re
 from collections.abc import Callable
-from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from topology_cases import assert_uniform, bits, seeded, topologies
 
 from sparse_rl.topology import (
     SET,
-    Rewiring,
     Static,
     Topology,
-    UpdateSchedule,
-    distribution,
     drop_by_magnitude,
-    erdos_renyi,
-    erk,
     grow_at_random,
-    input_layer,
     rewire,
-    uniform,
     without,
 )
 from sparse_rl.topology.topology import sample_distinct
 
 quick = settings(max_examples=40, deadline=None)
 
-
-@st.composite
-def topologies(draw: st.DrawFn, largest: int = 12) -> Topology:
-    shape = draw(st.tuples(st.integers(1, largest), st.integers(1, largest)))
-    active = draw(st.integers(1, shape[0] * shape[1]))
-    return Topology.random(shape, active, seeded(draw(st.integers(0, 1000))))
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def bits(values: Tensor) -> list[int]:
-    return values.view(torch.int32).tolist()
-
-
-def chi_square(counts: Tensor, draws: int, per_draw: int) -> float:
-    """Of how often each of ``n`` items came up, ``per_draw`` distinct ones at a time: chi-square with n - 1 degrees."""
-    n = counts.numel()
-    p = per_draw / n
-    return float(((counts - draws * p) ** 2).sum() / (draws * p * (1 - p)) * (n - 1) / n)
-
-
-def assert_uniform(draw: Callable[[torch.Generator], Tensor], n: int, per_draw: int, draws: int = 2000) -> None:
-    generator = seeded(0)
-    counts = torch.zeros(n)
-    for _ in range(draws):
-        items = draw(generator)
-        assert items.unique().numel() == per_draw
-        counts[items] += 1
-    spread = (2 * (n - 1)) ** 0.5
-    assert n - 1 - 3 * spread < chi_square(counts, draws, per_draw) < n - 1 + 4 * spread
-
-
-# -- topologies ------------------------------------------------------------------------------------------------------
+# Topologies
 
 
 def test_a_topology_worked_by_hand() -> None:
@@ -199,7 +157,7 @@ def test_impossible_topologies_are_refused(make: Callable[[], Topology], message
         make()
 
 
-# -- rewiring --------------------------------------------------------------------------------------------------------
+# Rewiring
 
 
 @pytest.mark.parametrize(
@@ -338,278 +296,3 @@ def test_under_any_rewiring_the_budget_is_kept_and_so_is_every_kept_weight_to_th
             assert not expected
         topology, values, moment = rewiring.after, rewiring.carry(values), rewiring.carry(moment)
         values = torch.where(values == 0, torch.randn(active, generator=generator), values)  # some training
-
-
-# -- methods ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fraction", "active", "count"),
-    [
-        (0.05, 43520, 2176),  # ANF on HalfCheetah-noise98
-        (0.05, 19, 0),
-        (0.05, 20, 1),
-        (0.05, 39, 1),
-        (0.3, 10, 3),  # 0.3 * 10 is just below 3 in binary, as is 0.29 * 100 below 29
-        (0.29, 100, 29),
-        (0.0, 1000, 0),
-        (1.0, 1000, 1000),
-    ],
-)
-def test_set_replaces_the_drop_fraction_rounded_down(fraction: float, active: int, count: int) -> None:
-    method = SET(drop_fraction=fraction)
-    assert method.count_at(1000, active) == count
-    topology = Topology.random((256, 400), active, seeded(0))
-    rewiring = method.propose(topology, torch.randn(active, generator=seeded(1)), 1000, seeded(2))
-    assert rewiring.n_grown == rewiring.n_dropped == count
-
-
-def test_set_proposes_the_same_for_the_same_seed() -> None:
-    topology, values = Topology.random((20, 30), 100, seeded(0)), torch.randn(100, generator=seeded(1))
-    a, b, c = (SET(0.5).propose(topology, values, 1, seeded(seed)) for seed in (3, 3, 4))
-    assert a.after == b.after
-    assert a.after != c.after
-
-
-def test_set_in_a_full_layer_restarts_its_smallest_weights() -> None:
-    topology = Topology.from_positions((1, 4), torch.arange(4))
-    rewiring = SET(0.5).propose(topology, torch.tensor([4.0, -1.0, 2.0, -3.0]), 1)
-    assert rewiring.after == topology
-    assert rewiring.source.tolist() == [0, -1, -1, 3]
-
-
-def test_set_grows_dropped_positions_again_as_often_as_others() -> None:
-    topology, values = Topology.from_positions((1, 8), torch.arange(4)), torch.tensor([4.0, 3.0, 2.0, 1.0])
-    assert_uniform(lambda g: SET(0.5).propose(topology, values, 1, g).after.positions[2:] - 2, 6, 2)
-
-
-def test_set_changes_less_as_its_drop_fraction_decays() -> None:
-    topology, values = Topology.random((20, 30), 100, seeded(0)), torch.randn(100, generator=seeded(1))
-    method = SET(0.5, decay="cosine", stop=1000)
-    assert [method.propose(topology, values, step).n_grown for step in (0, 500, 1000, 1001)] == [50, 25, 0, 0]
-
-
-def test_static_never_updates_and_proposes_nothing() -> None:
-    topology = Topology.random((5, 6), 10)
-    values = torch.randn(10)
-    rewiring = Static().propose(topology, values, 1000)
-    assert Static().updates_between(0, 10**9) == 0
-    assert rewiring.after == topology
-    assert (rewiring.n_dropped, rewiring.n_grown) == (0, 0)
-    assert bits(rewiring.carry(values)) == bits(values)
-
-
-# -- schedules -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("schedule", "table"),
-    [
-        (UpdateSchedule(), {0: 0.05, 1000: 0.05, 10**9: 0.05}),
-        (UpdateSchedule(0.3, 100, stop=500), {0: 0.3, 500: 0.3, 501: 0.0}),
-        (
-            UpdateSchedule(0.4, 100, decay="cosine", stop=900),
-            {0: 0.4, 300: 0.3, 450: 0.2, 600: 0.1, 900: 0.0, 901: 0.0, 1800: 0.0},
-        ),
-    ],
-)
-def test_drop_fraction_at_a_step(schedule: UpdateSchedule, table: dict[int, float]) -> None:
-    assert {step: schedule.fraction_at(step) for step in table} == pytest.approx(table, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "unlimited", "until_3500"),
-    [
-        (0, 0, 0, 0),
-        (0, 999, 0, 0),
-        (0, 1000, 1, 1),
-        (999, 1000, 1, 1),
-        (1000, 1000, 0, 0),
-        (1000, 1001, 0, 0),
-        (1000, 1999, 0, 0),
-        (500, 3200, 3, 3),  # several at once
-        (2999, 4000, 2, 1),
-        (3000, 4000, 1, 0),
-        (3400, 9000, 6, 0),
-        (5000, 9000, 4, 0),
-    ],
-)
-def test_updates_that_fall_due(before: int, now: int, unlimited: int, until_3500: int) -> None:
-    assert UpdateSchedule().updates_between(before, now) == unlimited
-    assert UpdateSchedule(stop=3500).updates_between(before, now) == until_3500
-
-
-@quick
-@given(st.integers(1, 50), st.none() | st.integers(1, 200), st.lists(st.integers(0, 300), min_size=1, max_size=20))
-def test_no_update_is_lost_or_done_twice_however_often_one_looks(
-    interval: int, stop: int | None, looks: list[int]
-) -> None:
-    assume(stop is None or stop >= interval)  # others end before they start, and are refused
-    schedule = UpdateSchedule(update_interval=interval, stop=stop)
-    looks = [0, *sorted(looks)]
-    seen = sum(schedule.updates_between(a, b) for a, b in pairwise(looks))
-    last = looks[-1] if stop is None else min(looks[-1], stop)
-    assert seen == schedule.updates_between(0, looks[-1]) == len(range(interval, last + 1, interval))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"drop_fraction": -0.1}, "The drop fraction must lie in [0, 1], not -0.1."),
-        ({"drop_fraction": 1.1}, "The drop fraction must lie in [0, 1], not 1.1."),
-        ({"drop_fraction": float("nan")}, "not nan"),
-        ({"update_interval": 0}, "The update interval must be at least 1 gradient step, not 0."),
-        ({"decay": "cosin", "stop": 1}, "Unknown decay of the drop fraction 'cosin'. Did you mean 'cosine'?"),
-        ({"decay": "linear"}, "Unknown decay of the drop fraction 'linear'."),
-        ({"decay": "cosine"}, "A cosine decay needs the gradient step at which it ends: give `stop`."),
-        ({"stop": 0}, "must stop after at least 1 gradient step, not 0."),
-    ],
-)
-@pytest.mark.parametrize("kind", [UpdateSchedule, SET])
-def test_bad_schedules_are_refused(kind: type, arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        kind(**arguments)
-
-
-# -- distributions ---------------------------------------------------------------------------------------------------
-
-CHEETAH = [(256, 17), (256, 256), (6, 256)]
-
-
-def test_anf_keeps_51_weights_per_feature_of_halfcheetah_noise98() -> None:
-    counts = input_layer([(256, 850), (256, 256), (12, 256)], 0.8)
-    assert counts == [43520, 65536, 3072]
-    assert counts[0] / 850 == 51.2
-
-
-@pytest.mark.parametrize(
-    ("features", "actions", "dense", "anf", "truncated"),
-    [
-        # The paper's set-up: two hidden layers of 256; the actor's output has mean and deviation. `truncated` is what
-        # the authors' int((1 - 0.8) * n) makes of it: up to one weight less in each of the three sparse layers.
-        (17, 6, 216_320, 203_418, 203_416),  # HalfCheetah without noise
-        (85, 6, 268_544, 213_862, 213_861),
-        (170, 6, 333_824, 226_918, 226_917),
-        (340, 6, 464_384, 253_030, 253_029),
-        (850, 6, 856_064, 331_366, 331_365),  # noise98
-        (1700, 6, 1_508_864, 461_926, 461_925),  # noise99
-        (550, 3, 622_592, 283_444, 283_441),  # Hopper-noise98
-        (1100, 3, 1_044_992, 367_924, 367_921),  # Hopper-noise99
-        (7520, 17, 5_989_888, 1_362_636, 1_362_635),  # Humanoid-noise95
-    ],
-)
-def test_weights_of_an_actor_and_two_critics(features: int, actions: int, dense: int, anf: int, truncated: int) -> None:
-    inputs = (features, features + actions, features + actions)
-    outputs = (2 * actions, 1, 1)
-
-    def total(sparsity: float) -> int:
-        networks = [[(256, n_in), (256, 256), (n_out, 256)] for n_in, n_out in zip(inputs, outputs, strict=True)]
-        return sum(sum(input_layer(network, sparsity)) for network in networks)
-
-    assert total(0) == dense
-    assert total(0.8) == anf
-    assert dense - sum(256 * n - int((1 - 0.8) * 256 * n) for n in inputs) == truncated
-
-
-def test_erdos_renyi_of_small_policies_worked_by_hand() -> None:
-    # 71,424 weights in all. The output keeps its 1,536; the others share what is left, 273 parts and 512.
-    # At 60 % the input layer would get 9,402 of the 27,033.6, but has only 4,352: it becomes dense.
-    assert erdos_renyi(CHEETAH, 0.6, dense=[2]) == [4352, round(27033.6 - 4352), 1536]
-    # At 85 % it is not full: 10,713.6 - 1,536 = 9,177.6 in the same proportion.
-    assert erdos_renyi(CHEETAH, 0.85, dense=[2]) == [round(9177.6 * 273 / 785), round(9177.6 * 512 / 785), 1536]
-
-
-def test_uniform_sparsity_pays_for_the_dense_output_layer() -> None:
-    shapes = [(256, 23), (256, 256), (1, 256)]
-    counts = uniform(shapes, 0.9, dense=[2])
-    sparsities = [1 - count / (n * m) for count, (n, m) in zip(counts, shapes, strict=True)]
-    assert sparsities == pytest.approx([0.9032, 0.9032, 0.0], abs=1e-4)  # the ANF code's "90.3 / 90.3 / 0"
-    assert uniform(shapes, 0.9) == [589, 6554, 26]
-
-
-linear_shapes = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=5)
-
-
-@quick
-@given(linear_shapes, st.floats(0, 0.99))
-def test_erk_is_erdos_renyi_for_linear_layers(shapes: list[tuple[int, int]], sparsity: float) -> None:
-    def share_out(kind: Callable[..., list[int]]) -> list[int] | str:
-        try:
-            return kind(shapes, sparsity)
-        except ValueError as error:
-            return str(error)
-
-    assert share_out(erk) == share_out(erdos_renyi)
-
-
-def test_erk_counts_kernel_dimensions_and_erdos_renyi_does_not() -> None:
-    shapes = [(32, 16, 3, 3), (64, 32, 1, 1)]
-    # By hand: erk gives each layer factor * sum(shape), that is 54 and 98 parts of (4608 + 2048) / 10 weights;
-    # erdos_renyi gives it factor * (n_in + n_out) * kernel size, that is 48 * 9 and 96 parts.
-    assert erk(shapes, 0.9) == [round(665.6 * 54 / 152), round(665.6 * 98 / 152)]
-    assert erdos_renyi(shapes, 0.9) == [round(665.6 * 432 / 528), round(665.6 * 96 / 528)]
-
-
-@quick
-@given(linear_shapes, st.floats(0, 0.95), st.sampled_from(["uniform", "erdos_renyi", "erk"]), st.data())
-def test_the_total_is_met_and_no_layer_is_overfull(
-    shapes: list[tuple[int, int]], sparsity: float, name: str, data: st.DataObject
-) -> None:
-    sizes = [n * m for n, m in shapes]
-    dense = data.draw(st.sets(st.integers(0, len(shapes) - 1), max_size=len(shapes)))
-    try:
-        counts = distribution(name)(shapes, sparsity, dense)
-    except ValueError as error:
-        assert re.search("cannot be reached|without a single weight", str(error))  # noqa: PT017
-        return
-    assert all(1 <= count <= size for count, size in zip(counts, sizes, strict=True))
-    assert all(counts[i] == sizes[i] for i in dense)
-    assert abs(sum(counts) - (1 - sparsity) * sum(sizes)) <= len(shapes)
-
-
-def test_a_layer_that_would_be_overfull_becomes_dense_and_the_others_give_up_nothing_more() -> None:
-    shapes = [(2, 300), (300, 300), (300, 2)]
-    counts = erdos_renyi(shapes, 0.5)
-    assert counts == [600, 45600 - 1200, 600]
-    assert sum(counts) == 0.5 * sum(n * m for n, m in shapes)
-
-
-@pytest.mark.parametrize("name", ["input", "uniform", "erdos_renyi", "erk"])
-def test_sparsity_zero_is_dense(name: str) -> None:
-    sizes = [n * m for n, m in CHEETAH]
-    for dense in ([], [2], [1, 2]) if name == "input" else ([], [2], [0, 1, 2]):
-        assert distribution(name)(CHEETAH, 0.0, dense) == sizes
-
-
-@pytest.mark.parametrize(
-    ("share_out", "message"),
-    [
-        (lambda: uniform(CHEETAH, 1.0), "Sparsity must lie in [0, 1), not 1.0"),
-        (lambda: erk(CHEETAH, -0.1), "Sparsity must lie in [0, 1), not -0.1"),
-        (lambda: input_layer(CHEETAH, float("nan")), "Sparsity must lie in [0, 1), not nan"),
-        (lambda: input_layer(CHEETAH, 0.8, [0]), "cannot be both the only sparse layer and dense"),
-        (lambda: input_layer([(2, 3), (4, 2)], 0.99), "leaves the layer of shape (2, 3) without a single weight"),
-        (lambda: uniform([(10, 10), (2, 2)], 0.9), "leaves the layer of shape (2, 2) without a single weight"),
-        (
-            lambda: uniform(CHEETAH, 0.99, [1]),
-            "Sparsity 0.99 cannot be reached: the layers that stay dense already hold 65536 of 71424 weights.",
-        ),
-        (lambda: uniform(CHEETAH, 0.5, [0, 1, 2]), "cannot be reached: the layers that stay dense already hold 71424"),
-        (
-            lambda: distribution("erdos-renyi"),
-            "Unknown sparsity distribution 'erdos-renyi'. Did you mean 'erdos_renyi'?",
-        ),
-        (lambda: distribution("magic"), "Known: erdos_renyi, erk, input, uniform."),
-    ],
-)
-def test_impossible_distributions_are_refused(share_out: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        share_out()
-
-
-def test_a_rewiring_is_a_value() -> None:
-    topology = Topology.random((5, 6), 10)
-    rewiring = SET(0.5).propose(topology, torch.randn(10), 1)
-    with pytest.raises(AttributeError):
-        rewiring.after = topology  # type: ignore[misc]
-    assert isinstance(rewiring, Rewiring)

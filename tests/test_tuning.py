@@ -348,6 +348,46 @@ def _reopened(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name="sparse-rl", storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))))
 
 
+AHEAD = """\
+import gymnasium as gym
+import numpy as np
+
+
+class Ahead(gym.Env):
+    observation_space, action_space = gym.spaces.Box(0, 1, (1,)), gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        return np.ones(1, np.float32), float(action[0]), False, False, {}
+
+
+gym.register("Ahead-v0", Ahead, max_episode_steps=20)
+"""
+
+
+@pytest.mark.slow
+def test_trials_that_fall_behind_are_pruned(tmp_path: Path) -> None:
+    """Where an action is its own reward, a learning rate of next to nothing earns next to nothing."""
+    (tmp_path / "ahead.py").write_text(AHEAD)
+    (tmp_path / "space.yml").write_text("learning_rate: [0.03, 0.02, 1e-9]")
+    words = (
+        "tune --algo a2c --env ahead:Ahead-v0 -n 3000 --eval-episodes 1 --trials 16 --jobs 2 --space space.yml -o study"
+    )
+    command = [sys.executable, "-m", "sparse_rl", *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "study"
+    pruned = [row for row in rows(folder) if row["state"] == "pruned"]
+    assert {row["learning_rate"] for row in pruned} == {"1e-09"}
+    for row in pruned:
+        assert 1000 < int(row["step"]) < 3000
+        assert not (folder / row["run"] / "checkpoints").exists()
+        assert not yaml.safe_load((folder / row["run"] / "summary.yml").read_text())["finished"]
+
+
 def test_words_that_last() -> None:
     """The command with the recipe that came out has what is neither in that nor about trials."""
     words = f"tune {WORDS} --env-kwargs max_episode_steps:30 --vec-env subproc --eval-freq 20 -params gamma:0.9"

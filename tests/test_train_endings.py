@@ -1,0 +1,240 @@
+"""How training ends: by a signal, NaN, an environment that raises, a full disk; and what bad input gets."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import stable_baselines3
+from train_cases import ENV, QUICK, ROOT, train
+
+from sparse_rl.agents.sac import SAC
+from sparse_rl.commands.train import main
+from sparse_rl.training.callbacks import PatienceCallback
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_everything_saved(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-u", "train.py", *f"--env {ENV} -n 1000000 --eval-freq 150 {QUICK}".split(), "."]
+    command[-1] = str(tmp_path)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if "return" in line:  # the first evaluation
+                process.send_signal(number)
+                break
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert re.fullmatch(r"\nEnding after this step .+ A second signal .+\n", errors)
+    assert f"Ended by {number.name}" in output
+    folder = tmp_path / "anf-sac" / ENV / "1"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"evaluations.npz", "best_model.zip", "connectivity.png", "connectivity.csv", "config.yml"}
+    assert ".partial" not in names
+    assert SAC.load(folder / f"{ENV}.zip", device="cpu").num_timesteps >= 150
+
+
+class Broken(gym.Env[np.ndarray[Any, Any], np.ndarray[Any, Any]]):
+    """An environment whose numbers stop being numbers."""
+
+    def __init__(self, after: int = 0, what: str = "observation") -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+        self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.after, self.what, self.steps = after, what, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+        return np.full(3, np.nan if self.after == 0 else 0, np.float32), {}
+
+    def step(self, action: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if self.what == "error" and self.steps >= self.after:
+            raise RuntimeError("the motor is hot")
+        value = float("nan") if self.steps >= self.after else 0.0
+        observation = np.full(3, value if self.what == "observation" else 0, np.float32)
+        return observation, value if self.what == "reward" else 0.0, False, self.steps % 10 == 0, {}
+
+
+@pytest.fixture(scope="module")
+def _broken() -> Iterator[None]:
+    gym.register("Broken-v0", Broken, disable_env_checker=True)  # it would warn, which is an error in tests
+    yield
+    del gym.registry["Broken-v0"]
+
+
+@pytest.mark.usefixtures("_broken")
+def test_nan_at_the_start_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for env in ("Broken-v0", "Broken-v0-noise50"):
+        assert train(f"--env {env} -n 100 {QUICK}", tmp_path / "runs") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert "nan" in error.lower()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("_broken")
+@pytest.mark.parametrize(
+    ("env", "what"), [("Broken-v0", "observation"), ("Broken-v0", "reward"), ("Broken-v0-noise50", "observation")]
+)
+def test_nan_during_training_saves_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, what: str
+) -> None:
+    words = f"--algo sac --env {env} --env-kwargs after:35 what:{what} -n 100 --eval-freq -1 {QUICK}"
+    assert train(words, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Training ended at step 3")
+    assert "nan" in error.lower()
+    assert {path.name for path in (tmp_path / "sac" / env / "1").iterdir()} >= {f"{env}.zip", "connectivity.png"}
+
+
+@pytest.mark.usefixtures("_broken")
+def test_an_environment_that_raises_costs_nothing_that_was_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"--algo sac --env Broken-v0 --env-kwargs after:35 what:error -n 100 --eval-freq -1 {QUICK}"
+    assert train(words, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error  # for whoever wrote the environment
+    assert "error: Training ended at step 3" in error
+    assert "RuntimeError: the motor is hot" in error
+    folder = tmp_path / "sac" / "Broken-v0" / "1"
+    assert {path.name for path in folder.iterdir()} >= {"Broken-v0.zip", "connectivity.png"}
+    assert not (folder / ".partial").exists()
+
+
+def test_a_full_disk_leaves_complete_files_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(self: SAC, path: str | Path, *_: Any, **__: Any) -> None:
+        Path(path).with_suffix(".zip").write_bytes(b"half a mod")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SAC, "save", save)
+    assert train(f"--algo sac --env {ENV} -n 40 --eval-freq 20 {QUICK}", tmp_path) == 2
+    folder = tmp_path / "sac" / ENV / "1"
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert str(folder) in error
+    assert not list(folder.glob("*.zip"))
+    assert not (folder / ".partial").exists()
+
+
+def test_a_signal_ends_an_evaluation_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "train.py", "--env", ENV, *f"-n 400 --eval-freq 20 {QUICK}".split(), str(tmp_path)]
+    command += ["--eval-episodes", "1000000"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        folder = tmp_path / "anf-sac" / ENV / "1"
+        for _ in range(600):
+            if (folder / "command.txt").exists():
+                break
+            time.sleep(0.1)
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert (folder / f"{ENV}.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--algo anf-sca", "Unknown algorithm 'anf-sca'. Did you mean 'anf-sac'"),
+        ("--env HalfCheeta-noise98", "Unknown environment 'HalfCheeta'. Did you mean 'HalfCheetah'"),
+        ("--env HalfCheetah-noise100", "noise is a percentage in [0, 100)"),
+        ("--env HalfCheetah-nose98", "'HalfCheetah"),
+        ("--env nowhere:Hopper-noise90", "No module named 'nowhere'"),
+        ("--env CartPole-v1", "actions of kind Discrete; sac needs Box actions. Learners for these actions: a2c, dqn"),
+        ("--env FrozenLake-v1", "observations of kind Discrete"),
+        ("--env Hopper-v5 --env-kwargs legs:2", "cannot be made"),
+        ("--env Hopper-v5 --env-kwargs legs", "Expected key:value"),
+        ("--variant papr", "Unknown anf-sac variant 'papr'. Did you mean 'paper'?"),
+        ("--sparsity 1", "sparsity must be a number in [0, 1), not 1.0"),
+        ("--sparsity -0.1", "sparsity must be"),
+        ("--sparsity 0.9999999", "parsity"),
+        ("--drop-fraction 1.5", "drop_fraction must be a number in [0, 1]"),
+        ("--update-interval 0", "update_interval must be a whole number of at least 1"),
+        ("--algo sac --sparsity 0.5", "sac is dense"),
+        ("--algo static-td3 --drop-fraction 0.5", "has no settings"),
+        ("--layers all", "`layers` is 'all': choose the `distribution`"),
+        ("--algo ds-sac --sparsity 0.5", "leave out `sparsity`"),
+        ("--algo gmp-sac -params initial_sparsity:0.95", "must not be less than `initial_sparsity`"),
+        ("--algo ne-td3 --sparsity 0.9", "must not be more than `initial_sparsity`"),
+        ("--algo gmp-sac -params method.end:0.1", "would end before it starts: `end` is"),
+        ("--algo rigl-sac -n 500", "would end before they start: `stop` is gradient step"),
+        ("-params initial_sparsity:0.5", "SET keeps the number of active weights"),
+        ("--env Hopper-v5 --replay redrawn", "no noise features"),
+        ("--env Hopper-noise80-other --replay redrawn", "which cannot be redrawn: use `--replay observed`"),
+        ("--env Hopper-noise80-othr", "Unknown part 'othr'. Did you mean 'other'?"),
+        ("--kernel fast", "Unknown kernel"),
+        ("--device gpu", "There is no device 'gpu'"),
+        ("--seed -2", "seed must be a whole number in [0, "),
+        ("--n-envs 0", "n_envs must be"),
+        ("-n 0", "n_timesteps must be"),
+        ("-params learning_rat:1", "Unknown recipe key 'learning_rat'. Did you mean 'learning_rate'"),
+        ("-params policy_kwargs.net_arhc:[1]", "Unknown key of policy_kwargs 'net_arhc'. Did you mean 'net_arch'?"),
+        ("-params policy_kwargs.activation_fn:Tan", "'Tanh'"),
+        ("-params policy_kwargs.optimizer_kwargs.weigth_decay:1", "weigth_decay"),
+        ("-params policy_kwargs.sparsity:0.5", "belongs at the top of a recipe"),
+        ("-params optimize_memory_usage:true", "works with `--replay observed` only"),
+        ("-params method.decay:cosine", "cosine decay needs"),
+        ("-params gamma:{", "There is an error in 'gamma:{'"),
+        ("-conf missing.yml", "The recipe file 'missing.yml' cannot be read"),
+    ],
+)
+def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
+    env = [] if "--env " in words else ["--env", ENV]
+    assert main([*words.split(), *env, "-f", str(tmp_path / "runs")]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("option", ["-f", "-tb"])
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    folders = ["-f", str(tmp_path / "runs"), option, str(tmp_path / "file")]
+    assert main(["--env", ENV, "-n", "10", *folders]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+@pytest.mark.parametrize("words", ["-n many", "-n 1.5", "-n nan", "--vec-env thread", "--alg sac", "--seed"])
+def test_words_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_help_and_typos_answer_without_pytorch() -> None:
+    code = (
+        "import sys\nfrom sparse_rl.commands.train import main\n"
+        "from sparse_rl.commands.train_arguments import make_parser\nmake_parser().format_help()\n"
+        "assert main(['--algo', 'x']) == main(['--env', 'x']) == main(['--variant', 'x']) == 2\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_first_gradient_step_that_takes_long_is_explained(capsys):
+    class Slow(stable_baselines3.SAC):
+        def train(self, gradient_steps, batch_size=64):
+            time.sleep(0.3)
+
+    model = Slow("MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=100)
+    model.learn(12, PatienceCallback(seconds=0.1))
+    assert capsys.readouterr().out.count("compiling the kernels") == 1
+    model = stable_baselines3.SAC("MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=100)
+    model.learn(12, PatienceCallback(seconds=30))
+    assert "compiling" not in capsys.readouterr().out
