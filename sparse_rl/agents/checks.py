@@ -308,7 +308,7 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
     :return: the same, with whole numbers as ``int``
     :raises InputError: if the name or a setting is not known, or a value is not allowed
     """
-    name = method.get("name")
+    name: Any = method.get("name")
     known = [name] if is_own(name) else METHODS
     return _check_named("method", method, {each: method_settings(each) for each in known})
 

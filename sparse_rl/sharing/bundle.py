@@ -191,6 +191,7 @@ def _without_private(config: Mapping[str, Any], public_command: Callable[[str], 
 
 def _public_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Tell of a time when a run was continued only at which step, and of changes of versions."""
-    changes = record.get("changes") if isinstance(record.get("changes"), list) else []
-    public = [text for text in changes if isinstance(text, str) and text.startswith(_PUBLIC_CHANGES)]
+    changes = record.get("changes")
+    each = changes if isinstance(changes, list) else []
+    public = [text for text in each if isinstance(text, str) and text.startswith(_PUBLIC_CHANGES)]
     return {"step": record.get("step"), "changes": public}

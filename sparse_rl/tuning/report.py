@@ -101,7 +101,8 @@ class Report:
         try:
             write_picture(self.study, self.space, self.folder / PICTURE, self.title)
         except Exception as error:  # of packages that only draw and compute importances, or a disk
-            complaint = f"{PICTURE} could not be drawn, the study goes on: {type(error).__name__}: {error}"
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            complaint = f"{PICTURE} could not be drawn, the study goes on: {reason}"
             if complaint != self._complaint:  # once is enough
                 print(f"Note: {complaint}", flush=True)
             self._complaint = complaint
