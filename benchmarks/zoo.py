@@ -31,7 +31,7 @@ from sparse_rl.commands.train_arguments import public_command
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.metrics import count_weights
 from sparse_rl.storage import save_tensors
-from sparse_rl.training.evaluation import observations_of, returns_of
+from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.measurement import networks
 from sparse_rl.training.plan import protocol
 from sparse_rl.training.run_folder import file_name
@@ -101,10 +101,26 @@ def _is_published(entry: Path, target: Path, episodes: int, seed: int) -> bool:
 
 def _write_examples(trained: Trained, entry: Path, seed: int) -> None:
     """Keep some observations that the agent meets, and what it does then, to compare other machines with."""
-    met = observations_of(trained, seed)
+    met = _observations(trained, seed)
     chosen = met[:: max(1, len(met) // N_EXAMPLES)][:N_EXAMPLES].astype(np.float32)
     actions, _ = trained.model.predict(chosen, deterministic=True)
     save_tensors(entry / EXAMPLES, {"observations": chosen, "actions": np.asarray(actions)})
+
+
+def _observations(trained: Trained, seed: int) -> np.ndarray:
+    """List what an agent sees in an episode, of shape ``(steps, features)``."""
+    env, seen, over = trained.vec_env(seed), [], False
+    try:
+        observation = env.reset()
+        while not over:
+            assert isinstance(observation, np.ndarray)
+            seen.append(observation[0])
+            action, _ = trained.model.predict(observation, deterministic=True)
+            observation, _, dones, _ = env.step(action)
+            over = bool(dones[0])
+    finally:
+        env.close()
+    return np.stack(seen)
 
 
 def _card(run: Run, summary: dict[str, Any], trained: Trained, returns: np.ndarray, seed: int) -> dict[str, Any]:

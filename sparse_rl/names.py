@@ -1,12 +1,15 @@
 """Names: typos and missing packages are answered in one way, and ``module:Name`` is found in the user's own code."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 MOST_NAMES = 30  # in one message
+_places: list[str] = []  # where else modules of the user's own may be
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
@@ -47,7 +50,7 @@ def find(kind: str, name: str) -> Any:
     """
     module, _, attribute = name.partition(":")
     try:
-        found = import_module(module)
+        found = import_own(module)
     except (Exception, SystemExit) as error:  # it is somebody else's code
         raise ValueError(
             f"The {kind} {name!r} names a module that cannot be imported: {type(error).__name__}: {error}."
@@ -55,6 +58,30 @@ def find(kind: str, name: str) -> Any:
     if not hasattr(found, attribute):
         raise ValueError(unknown(f"{kind} in the module {module!r}", attribute, vars(found)))
     return getattr(found, attribute)
+
+
+def look_in(folder: str) -> None:
+    """
+    Let modules of the user's own be found in a folder too, last of all.
+
+    Only once the user has named one: many packages import others if they happen to be there, and the folder may be a
+    stranger's.
+
+    :param folder: the folder
+    """
+    _places[:] = [folder]
+
+
+def import_own(module: str) -> ModuleType:
+    """
+    Import a module of the user's own, which runs code: only for names that the user gave.
+
+    :param module: its name
+    :return: the module
+    """
+    if module not in sys.modules:  # such a name may be a stranger's: then nothing new is to be found
+        sys.path += [place for place in _places if place not in sys.path]
+    return import_module(module)
 
 
 def require(module: str, package: str, extra: str) -> None:

@@ -2,7 +2,7 @@
 A server on this machine that answers as the Hugging Face hub does, as far as uploading and downloading models goes.
 
 Written by what ``huggingface_hub`` 2.4 asks for: ``create_repo``, ``validate-yaml``, ``preupload``, Git LFS's batch and
-upload, ``commit`` (lines of JSON), model information, and the files themselves.
+upload, ``commit`` (lines of JSON, which add and delete files), model information, and the files themselves.
 """
 
 import base64
@@ -98,6 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 self.server.files[repository][value["path"]] = self.server.objects[value["oid"]]
                 self.server.by_lfs.add(value["path"])
+            elif line["key"] == "deletedFile":
+                del self.server.files[repository][value["path"]]
 
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from _experiment.curves import panels
+from _experiment.curves import panels, reach, scores
 from _experiment.grid import read_grid
 from _experiment.launch import Job, on_ray, on_this_machine
 from _experiment.results import COLUMNS, FILE, Row, read_results, replacing, write_results
@@ -336,27 +336,27 @@ def test_a_file_is_replaced_only_once_it_is_complete(tmp_path: Path) -> None:
 def test_noise_free_runs_are_the_ceiling_of_their_environment() -> None:
     ((name, panel),) = panels(ROWS).items()
     assert name == ENV
-    assert [agent.label for agent in panel] == ["sac, observed noise", "anf-sac, observed noise", "sac, no noise"]
+    assert [curve.agent.label for curve in panel] == ["sac, observed noise", "anf-sac, observed noise", "sac, no noise"]
     assert list(panels([ROWS[-1]])) == ["InvertedPendulum-v5"]  # alone, it has a picture of its own
 
 
 def test_a_curve_has_the_steps_that_all_runs_share() -> None:
     rows = [*ROWS[:6], row("sac", 2, 300, 9.0)]
-    (curve,) = panels(rows)[ENV].values()
+    (curve,) = panels(rows)[ENV]
     assert curve.steps.tolist() == [100, 200]
     assert curve.returns.tolist() == [[1, 2], [2, 3], [3, 4]]
     assert curve.middle().tolist() == [2, 3]
     assert curve.clock.tolist() == [10, 20]
     assert curve.band().shape == (2, 2)
-    assert curve.scores(last=2).tolist() == [1.5, 2.5, 3.5]
+    assert scores(curve, last=2).tolist() == [1.5, 2.5, 3.5]
 
 
 def test_steps_and_seconds_to_a_return() -> None:
     returns = np.array([[1.0, 5.0, 3.0, 6.0], [1.0, 2.0, 3.0, 4.0]])
     seconds = np.array([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]])
-    curve = Curve(Agent("sac", "no noise", ""), np.arange(4), returns, seconds, None)
-    assert [each.tolist() for each in curve.reach(5)] == [[1, np.inf], [2, np.inf]]
-    assert [each.tolist() for each in curve.reach(1)] == [[0, 0], [1, 10]]
+    curve = Curve(Agent("sac", "no noise", ""), "Hopper-v5", np.arange(4), returns, seconds)
+    assert [each.tolist() for each in reach(curve, 5)] == [[1, np.inf], [2, np.inf]]
+    assert [each.tolist() for each in reach(curve, 1)] == [[0, 0], [1, 10]]
 
 
 def test_the_report(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sparse_rl.checkpoints.trees import pack, unpack
 from sparse_rl.commands.main import main
 from sparse_rl.plots.animation import _Screen, read_film
 from sparse_rl.storage import load_tensors, save_tensors
-from sparse_rl.training.film import MOST_FRAMES, FilmCallback, Frame
+from sparse_rl.training.film import MOST_FRAMES, FilmCallback, Frame, _as_tables
 from sparse_rl.training.run_folder import RunFolder
 
 REAL = np.array([True, False, False, False])
@@ -63,6 +63,30 @@ def test_however_long_a_run_its_film_stays_short(folder: RunFolder) -> None:
         assert content["actor"][:-1, 0].tolist() == looks
 
 
+def test_a_film_of_any_length_can_be_animated(folder: RunFolder) -> None:
+    """Whenever a run ends: the last frame is how the networks are then, however many there are before it."""
+    write_config(folder.path)
+    film = camera(folder)
+    for n_looks in range(1, 2 * MOST_FRAMES + 2):
+        film.value = 2 * n_looks
+        film._look()
+        film.value += 1
+        film.save()
+        read = read_film(folder.path)
+        assert 2 <= len(read.steps) <= MOST_FRAMES
+        assert (read.steps[-1], read.connections["actor"][-1, 0]) == (10 * n_looks, 2 * n_looks + 1)
+
+
+def test_a_full_film_of_an_earlier_version_can_be_animated(folder: RunFolder) -> None:
+    write_config(folder.path)
+    film = camera(folder)
+    tables = _as_tables([frame(look, look) for look in range(MOST_FRAMES)])
+    film.restore({**film.keep(), "frames": tables, "looks": MOST_FRAMES})
+    film.value = MOST_FRAMES
+    film.save()
+    assert len(read_film(folder.path).steps) <= MOST_FRAMES
+
+
 def test_a_film_goes_on_from_a_checkpoint(folder: RunFolder, tmp_path: Path) -> None:
     """Through a file, as checkpoints are."""
     whole, first, second = camera(folder), camera(folder), camera(folder)
@@ -85,8 +109,12 @@ def test_a_film_goes_on_from_a_checkpoint(folder: RunFolder, tmp_path: Path) -> 
 
 def run_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.yml").write_text(yaml.safe_dump({"algo": "anf-sac", "env": "X-noise50", "hyperparameters": {}}))
+    write_config(folder)
     return folder
+
+
+def write_config(folder: Path) -> None:
+    (folder / "config.yml").write_text(yaml.safe_dump({"algo": "anf-sac", "env": "X-noise50", "hyperparameters": {}}))
 
 
 def film_of_three(folder: Path) -> Path:

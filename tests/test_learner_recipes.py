@@ -1,6 +1,7 @@
 """Any method with any learner: a recipe is composed of a part for each, and what does not fit gets a sentence."""
 
 import importlib.util
+import inspect
 from argparse import Namespace
 from typing import Any
 
@@ -9,10 +10,12 @@ from gymnasium import spaces
 from sb3_contrib import TQC
 from stable_baselines3 import PPO
 
-from sparse_rl.agents import SAC
+from sparse_rl import topology
+from sparse_rl.agents import SAC, checks, classes, foreign
 from sparse_rl.agents.build import gradient_steps_of, in_gradient_steps, learner_defaults, make_method, make_model
 from sparse_rl.agents.checks import InputError, check_recipe
-from sparse_rl.agents.learners import LEARNERS, check_actions, learner_class
+from sparse_rl.agents.classes import LEARNERS
+from sparse_rl.agents.learners import check_actions, learner_class
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, load_recipe, methods
 from sparse_rl.commands.train_arguments import make_parser
 from sparse_rl.envs import EnvironmentId
@@ -41,6 +44,21 @@ def test_every_learner_has_a_recipe_and_every_recipe_a_learner() -> None:
     assert learners() == sorted(LEARNERS)
     assert methods() == METHODS
     assert {learner_of(algorithm) for algorithm in algorithms()} == set(LEARNERS)
+
+
+def test_every_method_has_a_class_and_a_recipe() -> None:
+    recipes = [load_recipe(name, "") for name in algorithms()]
+    named = {recipe["method"]["name"] for recipe in recipes if "method" in recipe}
+    assert named == set(checks.METHODS)
+    for name, (kind, settings) in checks.METHODS.items():
+        parameters = inspect.signature(getattr(topology, kind)).parameters
+        assert set(settings) == set(parameters), name
+
+
+def test_agents_of_every_learner_can_be_described_and_those_of_zip_files_are_among_them() -> None:
+    known = classes.algorithms()
+    assert {known[name] for name, _ in LEARNERS.values()} == {learner_class(name) for name in learners()}
+    assert set(foreign._MARKS) <= set(known)
 
 
 def test_a_recipe_without_a_file_is_the_methods_on_top_of_the_learners() -> None:
@@ -207,7 +225,7 @@ def test_actions_that_a_learner_can_choose() -> None:
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     hide = "sb3_contrib"
-    monkeypatch.setattr("sparse_rl.agents.learners.find_spec", lambda name: None if name == hide else found(name))
+    monkeypatch.setattr("sparse_rl.agents.classes.find_spec", lambda name: None if name == hide else found(name))
     assert learner_class("ppo") is PPO
     assert learner_class("sac") is SAC
     with pytest.raises(InputError, match=r"'tqc' is in sb3-contrib, which is not installed: pip install .*\[contrib\]"):

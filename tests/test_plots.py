@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sparse_rl.commands.main import main
-from sparse_rl.plots.curves import Agent, Curve
+from sparse_rl.plots.curves import Agent, Curve, Record, panels
 from sparse_rl.plots.drawing import COLUMNS, draw
 from sparse_rl.plots.files import Episodes, operations, read_episodes
 from sparse_rl.plots.folders import find_runs
@@ -190,7 +190,7 @@ def test_a_curve_ends_where_its_first_run_ends_and_says_so(tmp_path: Path, capsy
 
 def curve(agent: Agent, low: float, high: float) -> Curve:
     steps = np.array([100, 200])
-    return Curve(agent, steps, np.array([[low, high]]), np.array([[1.0, 2.0]]), None)
+    return Curve(agent, ENV, steps, np.array([[low, high]]), np.array([[1.0, 2.0]]))
 
 
 def test_lines_and_colours_say_what_is_what() -> None:
@@ -198,7 +198,7 @@ def test_lines_and_colours_say_what_is_what() -> None:
         Agent(name, replay, "")
         for name, replay in (("sac", "redrawn noise"), ("anf-sac", "redrawn noise"), ("anf-sac", "observed noise"))
     ]
-    figure = draw({ENV: {agent: curve(agent, -900.0, 50.0) for agent in (*agents, Agent("sac", "no noise", ""))}})
+    figure = draw({ENV: [curve(agent, -900.0, 50.0) for agent in (*agents, Agent("sac", "no noise", ""))]})
     (axes,) = figure.axes
     assert [line.get_linestyle() for line in axes.lines] == ["-", "-", "--", ":"]
     dense, sparse = axes.lines[0].get_color(), axes.lines[1].get_color()
@@ -209,7 +209,7 @@ def test_lines_and_colours_say_what_is_what() -> None:
 
 def test_where_all_noise_is_observed_lines_are_whole_and_all_of_them_is_seen() -> None:
     agents = [Agent(name, "observed noise", "") for name in ("sac", "anf-sac")]
-    shown = {ENV: {agent: curve(agent, -900.0, value) for agent, value in zip(agents, (-800.0, 70.0), strict=True)}}
+    shown = {ENV: [curve(agent, -900.0, value) for agent, value in zip(agents, (-800.0, 70.0), strict=True)]}
     (axes,) = draw(shown).axes
     assert [line.get_linestyle() for line in axes.lines] == ["-", "-"]
     low, high = axes.get_ylim()
@@ -219,14 +219,71 @@ def test_where_all_noise_is_observed_lines_are_whole_and_all_of_them_is_seen() -
 
 def test_a_picture_for_each_environment() -> None:
     agent = Agent("sac", "no noise", "")
-    figure = draw({f"Env-v{n}": {agent: curve(agent, 0.0, 1.0)} for n in range(4)}, ["time"])
+    figure = draw({f"Env-v{n}": [curve(agent, 0.0, 1.0)] for n in range(4)}, ["time"])
     assert [axes.get_title() for axes in figure.axes] == ["Env-v0", "Env-v1", "Env-v2", "Env-v3"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"wall-clock seconds, evaluations included"}
 
 
 def test_names_are_no_formulas(tmp_path: Path) -> None:
     agent = Agent("sac$^$", "no noise", "")  # as mathematics it cannot be read
-    draw({"Env$_$-v0": {agent: curve(agent, 0.0, 1.0)}}, title="$^$").savefig(tmp_path / "picture.png")
+    draw({"Env$_$-v0": [curve(agent, 0.0, 1.0)]}, title="$^$").savefig(tmp_path / "picture.png")
+
+
+def record(environment: str, value: float) -> Record:
+    agent = Agent("sac", "observed noise" if "noise" in environment else "no noise", "")
+    one = np.array([1.0])
+    return Record(agent, environment, environment, np.array([100]), value * one, one, one)
+
+
+def drawn(*environments: str) -> dict[str, list[str]]:
+    shown = panels([record(environment, place) for place, environment in enumerate(environments)])
+    for panel in shown.values():
+        for each in panel:
+            assert each.returns.item() == environments.index(each.environment)
+    return {name: [each.environment for each in panel] for name, panel in shown.items()}
+
+
+def test_a_ceiling_is_of_the_same_version() -> None:
+    assert drawn("Hopper-v4", "Hopper-v5", "Hopper-noise95", "Hopper-v4-noise90") == {
+        "Hopper-noise95": ["Hopper-noise95", "Hopper-v5"],  # the newest
+        "Hopper-v4-noise90": ["Hopper-v4-noise90", "Hopper-v4"],
+    }
+    assert drawn("Hopper-v4", "Hopper-noise95") == {
+        "Hopper-v4": ["Hopper-v4"],
+        "Hopper-noise95": ["Hopper-noise95"],
+    }
+
+
+def test_both_names_of_the_newest_version_are_ceilings() -> None:
+    assert drawn("Hopper-v5", "Hopper", "Hopper-noise95") == {
+        "Hopper-noise95": ["Hopper-noise95", "Hopper-v5", "Hopper"]
+    }
+
+
+def test_what_changes_places_is_no_ceiling() -> None:
+    assert drawn("Hopper-permute1000000", "Hopper-noise95", "Hopper-noise95-permute1000000", "Hopper") == {
+        "Hopper-permute1000000": ["Hopper-permute1000000"],
+        "Hopper-noise95": ["Hopper-noise95", "Hopper"],
+        "Hopper-noise95-permute1000000": ["Hopper-noise95-permute1000000", "Hopper"],
+    }
+
+
+def test_names_that_are_no_ids_have_pictures_of_their_own() -> None:
+    for name in ("os:", "a:/b", "no such name!"):
+        assert drawn(name, "Hopper-noise95") == {name: [name], "Hopper-noise95": ["Hopper-noise95"]}
+
+
+def test_the_table_has_each_curve_once_in_its_own_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environments = ("Hopper-v4", "Hopper-v5", "Hopper-noise90", "Hopper-noise95")
+    for value, environment in enumerate(environments):
+        our_run(tmp_path / "sac" / environment / "1", [float(value)])
+    rows, _ = plot(tmp_path / "out.png", capsys, tmp_path)
+    assert {row["environment"]: float(row["return"]) for row in rows} == {
+        environment: value for value, environment in enumerate(environments)
+    }
+    assert len(rows) == 4
 
 
 # Bad input

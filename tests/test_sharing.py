@@ -20,6 +20,7 @@ from sparse_rl.commands.train import main as train
 from sparse_rl.commands.train_arguments import public_command
 from sparse_rl.sharing.bundle import MOST_BYTES
 from sparse_rl.training.evaluation import evaluate
+from sparse_rl.training.resuming import CIRCUMSTANCES, differences
 
 # huggingface_hub 2.4 uploads by an argument that its HTTP library would like to have under another name.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -84,6 +85,37 @@ def test_nothing_of_the_own_disk_is_told(pushed: StandIn, run: Path) -> None:
     settings = yaml.safe_load(pushed.files[REPOSITORY]["config.yml"])
     assert settings["command"] == f"python train.py {WORDS}"
     assert "platform" not in settings
+
+
+def test_what_changed_when_a_run_was_continued_does_not_tell_the_platform(hub: StandIn, run: Path) -> None:
+    shutil.copytree(run, "mine")
+    config = yaml.safe_load((run / "config.yml").read_text())
+    former = {"versions": {"torch": "1.0"}, "platform": "Plan-9-of-mine", "commit": "abc"}
+    changes = differences(former, {key: config[key] for key in CIRCUMSTANCES})
+    assert any("Plan-9-of-mine" in change for change in changes)
+    config["resumed"] = [{"step": 20, "changes": changes}]
+    (Path("mine") / "config.yml").write_text(yaml.safe_dump(config))
+    assert sparse_rl(["push", "mine", REPOSITORY, "-n", "0"]) == 0
+    for content in hub.files[REPOSITORY].values():
+        assert b"Plan-9-of-mine" not in content
+        assert config["platform"].encode() not in content
+    (record,) = yaml.safe_load(hub.files[REPOSITORY]["config.yml"])["resumed"]
+    assert record["step"] == 20
+    assert any(change.startswith("versions.torch is ") for change in record["changes"])
+
+
+def test_files_of_an_earlier_agent_go(pushed: StandIn, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pushed.files[REPOSITORY]["notes.md"] = b"of the owner"
+    shutil.copytree(run / "best_model.agent", "alone")
+    assert sparse_rl(["push", "alone", REPOSITORY]) == 0
+    assert set(pushed.files[REPOSITORY]) == {
+        *("README.md", "config.json", "model.safetensors"),
+        *(".gitattributes", "notes.md"),
+    }
+    assert sum("/commit/main" in request for request in pushed.requests) == 2
+    capsys.readouterr()
+    assert sparse_rl(["pull", REPOSITORY, "-o", "bare"]) == 0
+    assert "sparse-rl evaluate bare --env ID" in capsys.readouterr().out  # it is of no run
 
 
 def test_commands_lose_their_folders() -> None:

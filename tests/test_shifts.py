@@ -63,7 +63,8 @@ def test_an_order_that_never_changes_cannot_be_kept(tmp_path: Path, capsys: pyte
 
 def curve(returns: list[list[float]], permute: int | None = 100, every: int = 20) -> Curve:
     steps = every * np.arange(1, len(returns[0]) + 1)
-    return Curve(Agent("sac", "redrawn noise", ""), steps, np.array(returns), np.array(returns), None, permute=permute)
+    agent = Agent("sac", "redrawn noise", "")
+    return Curve(agent, "Hopper-noise90", steps, np.array(returns), np.array(returns), permute)
 
 
 def test_recovery_worked_by_hand() -> None:

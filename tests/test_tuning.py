@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from optuna.importance import PedAnovaImportanceEvaluator
 
 from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.main import make_parser as parser_of
@@ -25,6 +26,7 @@ from sparse_rl.commands.train import main as train
 from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.commands.tune import _NOT_LASTING, _train_words
 from sparse_rl.training.plan import Plan
+from sparse_rl.tuning.report import Report, _importances
 from sparse_rl.tuning.space import Choices, Range, Space, as_it_is, default_space, read_space, words_of
 from sparse_rl.tuning.study import JOURNAL, PRUNED, ask, cut_off, ended, open_study
 from sparse_rl.tuning.tuner import Tuner
@@ -270,6 +272,60 @@ def test_an_interrupted_study_draws_what_it_would_have_drawn(tmp_path: Path) -> 
 def test_the_first_trial_is_the_recipe(tmp_path: Path) -> None:
     first = {"x": 0.25, "n": 7, "c": None}
     assert play(open_study(tmp_path, {}, 10), 2, first)[0] == first
+
+
+def report_of(study: optuna.Study, folder: Path) -> Report:
+    return Report(study, RANGES, folder, "title", None, ["--algo", "sac"], ["--algo", "sac"], lambda words: {})
+
+
+def reported(folder: Path, n_trials: int) -> optuna.Study:
+    """Give a study whose trials have been evaluated, and are the better the larger x is."""
+    study = open_study(folder, {}, 10)
+    for _ in range(n_trials):
+        trial = ask(study, RANGES, seed=5, first=None)
+        trial.report(trial.params["x"], 10)
+        study.tell(trial, trial.params["x"])
+    return study
+
+
+def test_importances_are_those_of_ped_anova(tmp_path: Path) -> None:
+    """By its name, not by Optuna's default, which was another one that needs a package more."""
+    for name in ("few", "enough"):
+        (tmp_path / name).mkdir()
+    few, study = reported(tmp_path / "few", 9), reported(tmp_path / "enough", 12)
+    assert _importances(few) == {}
+    weights = _importances(study)
+    assert weights == optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    assert max(weights, key=lambda name: weights[name]) == "x"
+    other = optuna.importance.get_param_importances
+    with pytest.MonkeyPatch.context() as patch:  # an Optuna that has no default
+        patch.setattr(
+            "sparse_rl.tuning.report.get_param_importances",
+            lambda study, *, evaluator: other(study, evaluator=evaluator),
+        )
+        assert _importances(study) == weights
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_end_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tuning.png").mkdir()  # where the picture belongs
+    report = report_of(reported(tmp_path, 2), tmp_path)
+    report.write()
+    report.write()
+    assert len(rows(tmp_path)) == 2
+    assert (tmp_path / "best.yml").exists()
+    output = capsys.readouterr().out
+    assert output.count("Note: tuning.png could not be drawn, the study goes on: Is a directory\n") == 1
+    (tmp_path / "tuning.png").rmdir()
+    report.write()
+    assert (tmp_path / "tuning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_method_of_ones_own_has_a_default_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    plan = plan_of("--algo examples.own_method:RichGetRicher-sac --env InvertedPendulum-noise90")
+    assert set(default_space(plan)) == {"learning_rate", "sparsity", "method.drop_fraction", "method.update_interval"}
 
 
 def test_a_half_written_line_is_removed(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from _experiment.curves import panels
+from _experiment.curves import costs, panels, reach, scores
 from _experiment.recovery import REGAINED, recoveries
 from _experiment.results import Row, replacing
 from sparse_rl.agents.checks import InputError
 from sparse_rl.names import unknown
 from sparse_rl.plots import drawing
-from sparse_rl.plots.curves import Panel
+from sparse_rl.plots.curves import Agent, Panel
 from sparse_rl.plots.intervals import interval, iqm
 from sparse_rl.training.run_folder import file_name
 
@@ -32,7 +32,7 @@ def write_report(rows: Sequence[Row], folder: Path, targets: Sequence[float], la
     lines = [_explanation(last)]
     for environment, panel in shown.items():
         _check(environment, panel, last)
-        lines += [f"\n## {environment}\n", *_table(panel, targets, last), *_recovery(panel)]
+        lines += [f"\n## {environment}\n", *_table(panel, costs(rows), targets, last), *_recovery(panel)]
         lines.append(f"\n![{environment}]({file_name(environment)}.png)")
     if reference is not None:
         lines += [f"\n## All environments, relative to {reference}\n", *_relative(shown, reference, last)]
@@ -57,31 +57,37 @@ def _explanation(last: int) -> str:
 
 
 def _check(environment: str, panel: Panel, last: int) -> None:
-    for agent, curve in panel.items():
+    for curve in panel:
         if len(curve.steps) < last:
             raise InputError(
-                f"{agent.label} in {environment} has {len(curve.steps)} evaluations that all its runs share, fewer "
-                f"than the {last} that make a score: give a smaller --last, or the same steps to all runs."
+                f"{curve.agent.label} in {environment} has {len(curve.steps)} evaluations that all its runs share, "
+                f"fewer than the {last} that make a score: give a smaller --last, or the same steps to all runs."
             )
 
 
-def _table(panel: Panel, targets: Sequence[float], last: int) -> Iterator[str]:
+def _table(
+    panel: Panel,
+    cost: Mapping[tuple[str, Agent], tuple[int | None, int | None]],
+    targets: Sequence[float],
+    last: int,
+) -> Iterator[str]:
     header = ["agent", "runs", "steps", "weights", "training FLOPs", "return: IQM [95 %]", "seconds"]
     header += [f"{unit} to {target:g}" for target in targets for unit in ("steps", "seconds")]
     yield _line(header)
     yield "|---" + "|---:" * (len(header) - 1) + "|"
-    for agent, curve in panel.items():
-        weights = "" if curve.weights is None else f"{curve.weights:,}"
-        flops = "" if curve.total_flops is None else f"{curve.total_flops:.3g}"
-        score = _estimate([curve.scores(last)], ",.0f")
-        cells = [agent.label, str(len(curve.returns)), f"{curve.steps[-1]:,}", weights, flops, score]
+    for curve in panel:
+        n_weights, n_operations = cost[curve.environment, curve.agent]
+        weights = "" if n_weights is None else f"{n_weights:,}"
+        flops = "" if n_operations is None else f"{n_operations:.3g}"
+        score = _estimate([scores(curve, last)], ",.0f")
+        cells = [curve.agent.label, str(len(curve.returns)), f"{curve.steps[-1]:,}", weights, flops, score]
         cells.append(_seconds(curve.clock[-1]))
-        yield _line([*cells, *(each for target in targets for each in map(_reached, curve.reach(target)))])
+        yield _line([*cells, *(each for target in targets for each in map(_reached, reach(curve, target)))])
 
 
 def _recovery(panel: Panel) -> Iterator[str]:
     """Tell for each shift how low returns fall, and how soon they are back; nothing where features never shift."""
-    found = [(agent, recovery) for agent, curve in panel.items() for recovery in recoveries(curve)]
+    found = [(curve.agent, recovery) for curve in panel for recovery in recoveries(curve)]
     if not found:
         return
     yield "\nAfter a shift of the features, medians over runs:\n"
@@ -132,18 +138,18 @@ def _median(durations: np.ndarray, never: str) -> str:
 
 def _relative(shown: Mapping[str, Panel], reference: str, last: int) -> Iterator[str]:
     """Compare agents over all environments, each environment a stratum."""
-    labelled = {name: {agent.label: curve for agent, curve in panel.items()} for name, panel in shown.items()}
+    labelled = {name: {curve.agent.label: curve for curve in panel} for name, panel in shown.items()}
     known = set.intersection(*(set(panel) for panel in labelled.values()))
     if reference not in known:
         raise InputError(unknown("agent with runs in every environment", reference, known))
-    units = {name: float(iqm(panel[reference].scores(last))) for name, panel in labelled.items()}
+    units = {name: float(iqm(scores(panel[reference], last))) for name, panel in labelled.items()}
     for name, unit in units.items():
         if unit <= 0:
             raise InputError(f"{reference} has a return of {unit:.0f} in {name}: nothing can be relative to that.")
     yield _line(["agent", "return / that of the reference: IQM [95 %]"])
     yield "|---|---:|"
     for label in (label for label in labelled[next(iter(labelled))] if label in known):
-        yield _line([label, _estimate([panel[label].scores(last) / units[n] for n, panel in labelled.items()], ".2f")])
+        yield _line([label, _estimate([scores(panel[label], last) / units[n] for n, panel in labelled.items()], ".2f")])
 
 
 def draw(environment: str, panel: Panel) -> Figure:

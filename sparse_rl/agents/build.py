@@ -1,7 +1,7 @@
 """From a recipe to a learner: the one place where hyperparameters meet Stable-Baselines3."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sparse_rl.agents.checks import MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
+from sparse_rl import topology
+from sparse_rl.agents.checks import METHODS, MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
 from sparse_rl.agents.classes import POLICY_CLASSES, parameters_of, settings_of
 from sparse_rl.agents.description import Description
 from sparse_rl.agents.dynamic_replay import (
@@ -32,21 +33,12 @@ from sparse_rl.names import find, is_own, unknown
 from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import sparse_policy
 from sparse_rl.sb3.steps import minibatches
-from sparse_rl.topology import SET, GradualPruning, Method, NeuroplasticExpansion, RigL, SignedSET, Static
+from sparse_rl.topology import Method
 
 # Constructor arguments that a recipe does not set, or sets by another key.
 _NOT_IN_RECIPES = {
     *("self", "policy", "env", "action_noise", "replay_buffer_class", "rollout_buffer_class", "tensorboard_log"),
     *("verbose", "seed", "device", "_init_setup_model"),
-}
-# Those of `sparse_rl.agents.checks.METHODS`.
-_METHODS: Mapping[str, Callable[..., Method]] = {
-    "static": Static,
-    "set": SET,
-    "signed_set": SignedSET,
-    "rigl": RigL,
-    "gmp": GradualPruning,
-    "ne": NeuroplasticExpansion,
 }
 
 
@@ -72,7 +64,10 @@ def make_method(description: Mapping[str, Any]) -> Method:
     """
     settings = {key: value for key, value in description.items() if key != "name"}
     name = description["name"]
-    return _own_method(name, settings) if is_own(name) else _METHODS[name](**settings)
+    if is_own(name):
+        return _own_method(name, settings)
+    method: Method = getattr(topology, METHODS[name][0])(**settings)
+    return method
 
 
 def _own_method(name: str, settings: Mapping[str, Any]) -> Method:

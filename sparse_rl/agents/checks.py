@@ -198,13 +198,14 @@ _REPLACING: Mapping[str, Check] = {
     "stop": _moment,
 }
 _RESIZING: Mapping[str, Check] = {"begin": _moment, "end": _moment, "update_interval": _COUNT}
-METHODS: Mapping[str, Mapping[str, Check]] = {
-    "static": {},
-    "set": _REPLACING,
-    "signed_set": _REPLACING,
-    "rigl": _REPLACING,
-    "gmp": _RESIZING,
-    "ne": {**_RESIZING, "prune_ratio": Number(0, 1, below=True)},
+#: The methods by name: what :mod:`sparse_rl.topology` calls the class of each, and its settings.
+METHODS: Mapping[str, tuple[str, Mapping[str, Check]]] = {
+    "static": ("Static", {}),
+    "set": ("SET", _REPLACING),
+    "signed_set": ("SignedSET", _REPLACING),
+    "rigl": ("RigL", _REPLACING),
+    "gmp": ("GradualPruning", _RESIZING),
+    "ne": ("NeuroplasticExpansion", {**_RESIZING, "prune_ratio": Number(0, 1, below=True)}),
 }
 #: Settings that are times in a run; below 1 they are fractions of all its gradient steps.
 MOMENTS = ("stop", "begin", "end")
@@ -307,9 +308,20 @@ def check_method(method: Mapping[str, Any]) -> dict[str, Any]:
     :return: the same, with whole numbers as ``int``
     :raises InputError: if the name or a setting is not known, or a value is not allowed
     """
-    name = method.get("name")
-    known = {name: _own_settings(name)} if isinstance(name, str) and is_own(name) else METHODS
-    return _check_named("method", method, known)
+    name: Any = method.get("name")
+    known = [name] if is_own(name) else METHODS
+    return _check_named("method", method, {each: method_settings(each) for each in known})
+
+
+def method_settings(name: str) -> Mapping[str, Check]:
+    """
+    List the settings of a sparse training method. The module of one of the user's own is imported.
+
+    :param name: its name: one of :data:`METHODS`, or ``module:Class``
+    :return: the checks of the settings, by their names
+    :raises ValueError: if there is no such class, or it cannot be made
+    """
+    return _own_settings(name) if is_own(name) else METHODS[name][1]
 
 
 def _own_settings(name: str) -> Mapping[str, Check]:

@@ -1,25 +1,45 @@
-"""The classes that a description of an agent may name. Nothing is ever imported because a file says so."""
+"""
+The learners by name, and the classes that a description of an agent may name.
+
+Nothing is ever imported because a file says so.
+"""
 
 import inspect
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
-import stable_baselines3
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch.nn.modules import activation
 
-import sparse_rl.agents
 from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import sparse_policy
 
-_STOCK = ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")
-_CONTRIB = ("CrossQ", "QRDQN", "TQC", "TRPO")
+_BOX, _DISCRETE = (spaces.Box,), (spaces.Discrete,)
+#: All kinds of actions that any learner can choose.
+ANY_ACTIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+#: The learners by name: the class of each, as files name it too, and the kinds of actions that it can choose.
+LEARNERS: Mapping[str, tuple[str, tuple[type[spaces.Space[Any]], ...]]] = {
+    "sac": ("sparse_rl.agents.SAC", _BOX),
+    "td3": ("sparse_rl.agents.TD3", _BOX),
+    "a2c": ("stable_baselines3.A2C", ANY_ACTIONS),
+    "ddpg": ("stable_baselines3.DDPG", _BOX),
+    "dqn": ("stable_baselines3.DQN", _DISCRETE),
+    "ppo": ("stable_baselines3.PPO", ANY_ACTIONS),
+    "crossq": ("sb3_contrib.CrossQ", _BOX),
+    "qrdqn": ("sb3_contrib.QRDQN", _DISCRETE),
+    "tqc": ("sb3_contrib.TQC", _BOX),
+    "trpo": ("sb3_contrib.TRPO", ANY_ACTIONS),
+}
+# No learners here, because there are faster ones, but agents of theirs can be described.
+_BESIDES = ("stable_baselines3.SAC", "stable_baselines3.TD3")
 
 
 def _subclasses(module: object, base: type) -> dict[str, type]:
@@ -64,10 +84,23 @@ def algorithms() -> Mapping[str, type[BaseAlgorithm]]:
 
 @cache
 def _known() -> Mapping[str, type[BaseAlgorithm]]:
-    ours = {f"sparse_rl.agents.{name}": getattr(sparse_rl.agents, name) for name in ("SAC", "TD3")}
-    stock = {f"stable_baselines3.{name}": getattr(stable_baselines3, name) for name in _STOCK}
-    contrib = import_module("sb3_contrib") if find_spec("sb3_contrib") else None
-    return {**ours, **stock, **{f"sb3_contrib.{name}": getattr(contrib, name) for name in _CONTRIB if contrib}}
+    names = (*(name for name, _ in LEARNERS.values()), *_BESIDES)
+    classes = {name: class_of(name) for name in names}
+    return {name: found for name, found in classes.items() if found is not None}
+
+
+def class_of(name: str) -> type[BaseAlgorithm] | None:
+    """
+    Import the class of an algorithm.
+
+    :param name: its name in :data:`LEARNERS`, for example ``"sb3_contrib.TQC"``
+    :return: the class; ``None`` if its package is not installed
+    """
+    package, _, attribute = name.rpartition(".")
+    if find_spec(package) is None:
+        return None
+    found: type[BaseAlgorithm] = getattr(import_module(package), attribute)
+    return found
 
 
 def parameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:

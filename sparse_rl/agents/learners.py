@@ -1,8 +1,5 @@
 """The learners by name: our own SAC and TD3, and the others as Stable-Baselines3 and sb3-contrib have them."""
 
-from collections.abc import Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -12,24 +9,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sparse_rl.agents.checks import InputError
-from sparse_rl.agents.classes import register
+from sparse_rl.agents.classes import ANY_ACTIONS, LEARNERS, class_of, register
 from sparse_rl.names import find, is_own, unknown
-
-_BOX, _DISCRETE = (spaces.Box,), (spaces.Discrete,)
-_ANY = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-# The module and the class of each, and the kinds of actions that it can choose.
-LEARNERS: Mapping[str, tuple[str, str, tuple[type[spaces.Space[Any]], ...]]] = {
-    "sac": ("sparse_rl.agents.sac", "SAC", _BOX),
-    "td3": ("sparse_rl.agents.td3", "TD3", _BOX),
-    "a2c": ("stable_baselines3", "A2C", _ANY),
-    "ddpg": ("stable_baselines3", "DDPG", _BOX),
-    "dqn": ("stable_baselines3", "DQN", _DISCRETE),
-    "ppo": ("stable_baselines3", "PPO", _ANY),
-    "crossq": ("sb3_contrib", "CrossQ", _BOX),
-    "qrdqn": ("sb3_contrib", "QRDQN", _DISCRETE),
-    "tqc": ("sb3_contrib", "TQC", _BOX),
-    "trpo": ("sb3_contrib", "TRPO", _ANY),
-}
 
 
 def learner_class(learner: str) -> type[BaseAlgorithm]:
@@ -44,13 +25,12 @@ def learner_class(learner: str) -> type[BaseAlgorithm]:
         return _own_learner(learner)
     if learner not in LEARNERS:
         raise InputError(unknown("learner", learner, LEARNERS))
-    module, name, _ = LEARNERS[learner]
-    if find_spec(module) is None:
+    found = class_of(LEARNERS[learner][0])
+    if found is None:
         raise InputError(
             f"The learner {learner!r} is in sb3-contrib, which is not installed: "
             "pip install -c constraints.txt -e '.[contrib]'"
         )
-    found: type[BaseAlgorithm] = getattr(import_module(module), name)
     return found
 
 
@@ -87,9 +67,9 @@ def check_actions(learner: str, space: spaces.Space[Any], environment: str) -> N
     :raises InputError: if it cannot
     """
     # Of a learner of the user's own Stable-Baselines3 sees what it needs.
-    kinds = _ANY if is_own(learner) else LEARNERS[learner][2]
+    kinds = ANY_ACTIONS if is_own(learner) else LEARNERS[learner][1]
     if not isinstance(space, kinds):
-        others = ", ".join(sorted(name for name, (_, _, able) in LEARNERS.items() if isinstance(space, able)))
+        others = ", ".join(sorted(name for name, (_, able) in LEARNERS.items() if isinstance(space, able)))
         raise InputError(
             f"{environment!r} has actions of kind {type(space).__name__}; {learner} needs {kinds[0].__name__} actions. "
             + (f"Learners for these actions: {others}." if others else "No learner here can choose these.")

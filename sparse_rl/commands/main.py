@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from sparse_rl.names import unknown
+from sparse_rl.names import look_in, unknown
 from sparse_rl.version import __version__
 
 EXIT_BAD_INPUT = 2
@@ -95,10 +95,9 @@ def _carry_out(words: Sequence[str]) -> int:
 
 
 def look_around() -> None:
-    """Let modules in the current folder be found, last of all: the user's own, which ``--env module:Id`` names."""
+    """Let modules in the current folder be found if they are the user's own, which ``--env module:Id`` names."""
     with suppress(OSError):  # the folder may be gone
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)
+        look_in(os.getcwd())
 
 
 def fail(why: str | Exception, code: int = EXIT_BAD_INPUT) -> int:

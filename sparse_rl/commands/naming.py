@@ -34,7 +34,11 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="of a permuted environment: how often its features have changed places (default: as when it was saved)",
     )
-    parser.add_argument("--trust", action="store_true", help="import the package of an environment 'package:Id'")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="import the packages of an environment 'package:Id' and a learner 'package:Class' that its files name",
+    )
 
 
 def agent_name(args: argparse.Namespace) -> str:

@@ -107,7 +107,7 @@ def _chosen(
 
 
 def _draw(runs: "list[Found]", args: argparse.Namespace, out: Path) -> int:
-    from sparse_rl.plots.curves import panels
+    from sparse_rl.plots.curves import all_curves, panels
     from sparse_rl.plots.drawing import draw, save, save_table
     from sparse_rl.plots.gathering import gather
     from sparse_rl.plots.intervals import STATISTICS
@@ -121,8 +121,7 @@ def _draw(runs: "list[Found]", args: argparse.Namespace, out: Path) -> int:
     save(draw(shown, [args.x], title), out)
     table = out.with_suffix(".csv")
     save_table(shown, statistic, table)
-    curves = sum(len(panel) for panel in shown.values())
-    print(f"{len(records)} runs, {curves} curves: {out}, {table}")
+    print(f"{len(records)} runs, {len(all_curves(shown))} curves: {out}, {table}")
     return 0
 
 

@@ -10,7 +10,7 @@ from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
 from sparse_rl.commands.counts import positive, whole
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.training.existing import given_flags
-from sparse_rl.training.plan import Plan, make_plan, read_recipe
+from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan, make_plan, read_recipe
 
 DESCRIPTION = """\
 Train a sparse (or dense) agent, also where most of what it observes is noise. Defaults stand in parentheses at the end
@@ -175,7 +175,7 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("checkpoints")
     group.add_argument("--resume", type=Path, metavar="FOLDER", help="continue the run in this folder, exactly")
     group.add_argument(
-        "--checkpoint-freq", type=whole, default=10_000, metavar="N",
+        "--checkpoint-freq", type=whole, default=CHECKPOINT_FREQUENCY, metavar="N",
         help="steps between checkpoints, also every 10 minutes; 0: only when it is ended by a signal (%(default)s)",
     )  # fmt: skip
     group.add_argument(

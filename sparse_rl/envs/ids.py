@@ -25,7 +25,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, WrapperSpec, find_highest_version, get_env_id, parse_env_id
 
-from sparse_rl.names import unknown
+from sparse_rl.names import import_own, unknown
 
 MUJOCO = (
     "Ant",
@@ -153,22 +153,30 @@ class EnvironmentId:
         :return: Gymnasium's spec of the base environment, of the newest version if none is given
         :raises EnvironmentIdError: if it is not registered
         """
-        module, colon, name = self.base.rpartition(":")
+        module, colon, _ = self.base.rpartition(":")
         if colon:
             try:
-                importlib.import_module(module)
+                import_own(module)
             except ModuleNotFoundError as error:
                 raise EnvironmentIdError(f"Environment id {str(self)!r}: {error}. Is it installed?") from error
-        namespace, name, _ = parse_env_id(name)
+        found = self.base_id
+        if found not in gym.registry:
+            specs = [spec for spec in gym.registry.values() if "-noise" not in spec.name]
+            known = {get_env_id(spec.namespace, spec.name, self.version and spec.version) for spec in specs}
+            raise EnvironmentIdError(unknown("environment", found, known))
+        return gym.registry[found]
+
+    @property
+    def base_id(self) -> str:
+        """Gymnasium's id of the base environment, of the newest version that is registered if none is given."""
+        try:
+            namespace, name, _ = parse_env_id(self.base.rpartition(":")[2])
+        except gym.error.Error as error:  # there is nothing behind the module's name
+            raise EnvironmentIdError(_unreadable(str(self))) from error
         version = self.version
         if version is None and get_env_id(namespace, name, None) not in gym.registry:
             version = find_highest_version(namespace, name)
-        found = get_env_id(namespace, name, version)
-        if found not in gym.registry:
-            specs = [spec for spec in gym.registry.values() if "-noise" not in spec.name]
-            known = {get_env_id(spec.namespace, spec.name, version and spec.version) for spec in specs}
-            raise EnvironmentIdError(unknown("environment", found, known))
-        return gym.registry[found]
+        return get_env_id(namespace, name, version)
 
     def spec(self) -> EnvSpec:
         """

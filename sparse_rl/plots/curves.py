@@ -1,6 +1,6 @@
 """Learning curves: runs that differ in nothing but their seed, side by side."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,8 +55,6 @@ class Record:
     :param returns: mean return of episodes there
     :param seconds: wall-clock seconds until there; NaN where unknown
     :param flops: floating-point operations of training until there; NaN where unknown
-    :param weights: active weights of the networks; ``None`` if unknown
-    :param total_flops: floating-point operations of training of the whole run; ``None`` if unknown
     """
 
     agent: Agent
@@ -66,8 +64,6 @@ class Record:
     returns: Array
     seconds: Array
     flops: Array
-    weights: int | None = None
-    total_flops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,22 +72,20 @@ class Curve:
     The runs of an agent in an environment, at the steps at which there is something to say of all of them.
 
     :param agent: the agent
+    :param environment: id of the environment
     :param steps: environment steps, of shape ``(evaluations,)``
     :param returns: mean return of the episodes, of shape ``(runs, evaluations)``
     :param seconds: wall-clock seconds, of the same shape; NaN where unknown
-    :param weights: active weights of the networks; ``None`` if unknown
-    :param total_flops: floating-point operations of training of a whole run; ``None`` if unknown
     :param permute: environment steps after which features change places; ``None`` if they never do
     :param flops: floating-point operations of training so far, of the shape of ``returns``; ``None`` if unknown
     :param statistic: what sums runs up
     """
 
     agent: Agent
+    environment: str
     steps: NDArray[np.int64]
     returns: Array
     seconds: Array
-    weights: int | None
-    total_flops: int | None = None
     permute: int | None = None
     flops: Array | None = None
     statistic: Statistic = iqm
@@ -122,15 +116,6 @@ class Curve:
         """The environment steps at which features change places, as far as there are later evaluations."""
         return range(self.permute, int(self.steps[-1]), self.permute) if self.permute and len(self.steps) else range(0)
 
-    def scores(self, last: int) -> Array:
-        """
-        Give each run's score.
-
-        :param last: how many evaluations at the end make it
-        :return: their mean return, of shape ``(runs,)``
-        """
-        return np.asarray(self.returns[:, -last:].mean(axis=1))
-
     def middle(self) -> Array:
         """
         Sum the runs up at each evaluation.
@@ -151,20 +136,9 @@ class Curve:
     def _band(self) -> Array:  # it takes a while
         return np.array([interval([scores], statistic=self.statistic) for scores in self.returns.T]).reshape(-1, 2).T
 
-    def reach(self, target: float) -> tuple[Array, Array]:
-        """
-        Tell when each run first had an evaluation of at least some return.
 
-        :param target: the return
-        :return: environment steps and wall-clock seconds, of shape ``(runs,)`` both; infinite for runs that never did
-        """
-        first = np.argmax(self.returns >= target, axis=1)
-        reached = (self.returns >= target).any(axis=1)
-        steps, seconds = self.steps[first], self.seconds[np.arange(len(first)), first]
-        return np.where(reached, steps, np.inf), np.where(reached, seconds, np.inf)
-
-
-Panel = dict[Agent, Curve]
+#: What belongs into one picture.
+Panel = list[Curve]
 
 
 def panels(records: Iterable[Record], statistic: Statistic = iqm) -> dict[str, Panel]:
@@ -177,17 +151,25 @@ def panels(records: Iterable[Record], statistic: Statistic = iqm) -> dict[str, P
     """
     curves: dict[str, Panel] = {}
     for (environment, agent), runs in grouped(records).items():
-        curves.setdefault(environment, {})[agent] = _curve(agent, environment, runs, statistic)
+        curves.setdefault(environment, []).append(_curve(agent, environment, runs, statistic))
     ids = {name: _parsed(name) for name in curves}
-    noisy = {name for name, environment in ids.items() if environment and environment.noise is not None}
-    result = {}
-    for name in curves:
-        ceilings = [other for other in ids if other not in noisy and _are_kin(ids[name], ids[other])]
-        if name in noisy:
-            result[name] = {**curves[name], **{agent: c for other in ceilings for agent, c in curves[other].items()}}
-        elif not any(_are_kin(ids[name], ids[other]) for other in noisy):
-            result[name] = curves[name]
-    return result
+    ceilings = {name: [other for other in ids if _is_ceiling(ids[other], ids[name])] for name in ids}
+    drawn_elsewhere = {other for others in ceilings.values() for other in others}
+    return {
+        name: [*panel, *(curve for other in ceilings[name] for curve in curves[other])]
+        for name, panel in curves.items()
+        if name not in drawn_elsewhere
+    }
+
+
+def all_curves(shown: Mapping[str, Panel]) -> list[Curve]:
+    """
+    List what is drawn, each curve once: a ceiling may be drawn in several pictures.
+
+    :param shown: what :func:`panels` gave
+    :return: the curves
+    """
+    return list({id(curve): curve for panel in shown.values() for curve in panel}.values())
 
 
 def grouped(records: Iterable[Record]) -> dict[tuple[str, Agent], list[Record]]:
@@ -204,14 +186,19 @@ def grouped(records: Iterable[Record]) -> dict[tuple[str, Agent], list[Record]]:
 
 
 def _parsed(environment: str) -> EnvironmentId | None:
+    """Understand an id, and which version it means if it names none, as far as that is known without importing."""
     try:
-        return EnvironmentId.parse(environment)
+        found = EnvironmentId.parse(environment)
+        return found if found.base_id else None
     except EnvironmentIdError:  # rl-baselines3-zoo's file names need not be ids
         return None
 
 
-def _are_kin(one: EnvironmentId | None, other: EnvironmentId | None) -> bool:
-    return one is not None and other is not None and one.base == other.base
+def _is_ceiling(one: EnvironmentId | None, other: EnvironmentId | None) -> bool:
+    """Tell whether one environment is the other without its noise: of the same version, and with nothing else to it."""
+    if one is None or other is None or other.noise is None or one.noise is not None or one.permute is not None:
+        return False
+    return one.base == other.base and one.base_id == other.base_id
 
 
 def _curve(agent: Agent, environment: str, runs: Sequence[Record], statistic: Statistic) -> Curve:
@@ -223,5 +210,4 @@ def _curve(agent: Agent, environment: str, runs: Sequence[Record], statistic: St
     )
     identity = _parsed(environment)
     permute = identity.permute if identity else None
-    weights, total = (runs[0].weights, runs[0].total_flops) if steps else (None, None)
-    return Curve(agent, np.array(steps), returns, seconds, weights, total, permute, flops, statistic)
+    return Curve(agent, environment, np.array(steps), returns, seconds, permute, flops, statistic)

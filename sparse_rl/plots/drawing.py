@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from sparse_rl.agents.checks import InputError
-from sparse_rl.plots.curves import AXES, Agent, Curve, Panel
+from sparse_rl.plots.curves import AXES, Agent, Curve, Panel, all_curves
 from sparse_rl.storage import write_atomically
 
 #: The formats of pictures, by the ending of the file.
@@ -42,13 +42,13 @@ def draw(shown: Mapping[str, Panel], axes: Sequence[str] = ("steps",), title: st
     figure = Figure(figsize=(max(7.0, 5.5 * columns), 4.2 * rows + 0.8), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False, sharey="row" if len(axes) > 1 else False).ravel()
     figure.suptitle(title, parse_math=False)  # names may have a $
-    looks = _looks([agent for panel in shown.values() for agent in panel])
+    looks = _looks([curve.agent for panel in shown.values() for curve in panel])
     for place, (environment, axis) in enumerate((name, axis) for name in shown for axis in axes):
         where: Axes = places[place]
-        for agent, curve in shown[environment].items():
-            _draw_curve(where, curve, axis, looks[agent])
+        for curve in shown[environment]:
+            _draw_curve(where, curve, axis, looks[curve.agent])
         if axis == "steps":  # over anything else every run has its shifts at places of its own
-            for shift in sorted({shift for curve in shown[environment].values() for shift in curve.shifts}):
+            for shift in sorted({shift for curve in shown[environment] for shift in curve.shifts}):
                 where.axvline(shift, color="0.6", linewidth=1, zorder=0)
         where.set_xlabel(AXES[axis])
         where.set_title(environment, parse_math=False)
@@ -93,7 +93,7 @@ def _legend(figure: Figure, shown: Mapping[str, Panel], looks: Mapping[Agent, Ma
     """Below the pictures, where it hides no curve."""
     lines = []
     for agent, look in looks.items():
-        counts = sorted({len(panel[agent].returns) for panel in shown.values() if agent in panel})
+        counts = sorted({len(curve.returns) for curve in all_curves(shown) if curve.agent == agent})
         runs = "-".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
         plural = "run" if counts[-1] == 1 else "runs"
         lines.append(Line2D([], [], label=f"{agent.label} ({runs} {plural})", **look))
@@ -167,13 +167,13 @@ def save_table(shown: Mapping[str, Panel], statistic: str, file: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for environment, panel in shown.items():
-        for agent, curve in panel.items():
-            networks = "dense" if agent.is_dense else "sparse"
-            head = [environment, agent.algorithm, agent.settings, agent.replay, networks, len(curve.returns), statistic]
-            low, high = curve.band() if len(curve.returns) > 1 else np.full((2, len(curve.steps)), np.nan)
-            columns = (curve.clock, curve.work, curve.middle(), low, high)
-            for step, *values in zip(curve.steps.tolist(), *(column.tolist() for column in columns), strict=True):
-                writer.writerow([*head, step, *("" if np.isnan(value) else value for value in values)])
+    for curve in all_curves(shown):
+        agent = curve.agent
+        head = [curve.environment, agent.algorithm, agent.settings, agent.replay]
+        head += ["dense" if agent.is_dense else "sparse", str(len(curve.returns)), statistic]
+        low, high = curve.band() if len(curve.returns) > 1 else np.full((2, len(curve.steps)), np.nan)
+        columns = (curve.clock, curve.work, curve.middle(), low, high)
+        for step, *values in zip(curve.steps.tolist(), *(column.tolist() for column in columns), strict=True):
+            writer.writerow([*head, step, *("" if np.isnan(value) else value for value in values)])
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda stream: stream.write(text.getvalue().encode("utf-8")))

@@ -46,6 +46,8 @@ MOST_BYTES: Mapping[str, int] = {
     EVALUATIONS: MOST_EVALUATION_BYTES,
 }
 _PRIVATE_KEYS = ("tensorboard", "platform")
+# With which words what changed when a run was continued may begin; the platform is among the others.
+_PUBLIC_CHANGES = ("versions.", "commit ")
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,21 @@ def _read(file: Path) -> bytes:
 
 
 def _without_private(config: Mapping[str, Any], public_command: Callable[[str], str]) -> dict[str, Any]:
-    """Leave out where somebody's files lie."""
+    """Leave out where somebody's files lie, and on which machine."""
     result = {key: value for key, value in config.items() if key not in _PRIVATE_KEYS}
+    if "resumed" in result:
+        records = result["resumed"] if isinstance(result["resumed"], list) else []
+        result["resumed"] = [_public_record(record) for record in records if isinstance(record, dict)]
     command = result.pop("command", None)
     if isinstance(command, str):
         with suppress(ValueError):
             result["command"] = public_command(command)
     return result
+
+
+def _public_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell of a time when a run was continued only at which step, and of changes of versions."""
+    changes = record.get("changes")
+    each = changes if isinstance(changes, list) else []
+    public = [text for text in each if isinstance(text, str) and text.startswith(_PUBLIC_CHANGES)]
+    return {"step": record.get("step"), "changes": public}

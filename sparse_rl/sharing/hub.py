@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -64,7 +64,7 @@ def check_push(repository: str) -> None:
 
 def push(bundle: Bundle, repository: str, private: bool = False) -> str:
     """
-    Upload an agent, in one commit; the repository is made if there is none.
+    Upload an agent, in one commit; the repository is made if there is none. Files of an agent that was there before go.
 
     :param bundle: the agent
     :param repository: its name, ``owner/name``
@@ -77,7 +77,13 @@ def push(bundle: Bundle, repository: str, private: bool = False) -> str:
     files = {**bundle.files, CARD: model_card(bundle, repository).encode()}
     with _sentences(repository, api.endpoint):
         api.create_repo(repository, private=private or None, exist_ok=True)
-        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        there = {each.rfilename for each in api.model_info(repository).siblings or []}
+        # With another run's config.yml, say, this agent would be taken for one of that run.
+        stale = [name for name in MOST_BYTES if name in there and name not in files]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            *(CommitOperationAdd(name, content) for name, content in files.items()),
+            *(CommitOperationDelete(name) for name in stale),
+        ]
         commit = api.create_commit(repository, operations, commit_message="Upload an agent of sparse_rl")
     return str(commit.commit_url)
 

@@ -1,1 +1,1 @@
-"""One training run: the command line, the plan, the folder it leaves, and what one sees meanwhile."""
+"""One training run: the plan, the folder it leaves, and what one sees meanwhile."""

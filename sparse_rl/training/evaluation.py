@@ -49,26 +49,3 @@ def returns_of(trained: Trained, episodes: int, seed: int) -> NDArray[np.float64
     finally:
         env.close()
     return np.asarray(returns, dtype=np.float64)
-
-
-def observations_of(trained: Trained, seed: int) -> NDArray[np.float64]:
-    """
-    List what an agent sees in an episode.
-
-    :param trained: the agent
-    :param seed: seed of the environment
-    :return: the observations, of shape ``(steps, features)``
-    :raises ValueError: if its environment cannot be made, or is none that it can act in
-    """
-    env, seen, over = trained.vec_env(seed), [], False
-    try:
-        observation = env.reset()
-        while not over:
-            assert isinstance(observation, np.ndarray)
-            seen.append(observation[0])
-            action, _ = trained.model.predict(observation, deterministic=True)
-            observation, _, dones, _ = env.step(action)
-            over = bool(dones[0])
-    finally:
-        env.close()
-    return np.stack(seen)

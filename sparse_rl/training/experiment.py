@@ -54,8 +54,8 @@ from sparse_rl.training.connectivity import ConnectivityCallback
 from sparse_rl.training.film import FilmCallback
 from sparse_rl.training.guard import GuardCallback, TrainingEnded, first_not_finite
 from sparse_rl.training.metrics import MetricsCallback
-from sparse_rl.training.plan import Plan
-from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, NotResumedError, ResumeCallback
+from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan
+from sparse_rl.training.resuming import NotResumedError, ResumeCallback
 from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.tensorboard import open_logger, remove_curves
 from sparse_rl.training.vec_envs import make_vec_env, phase_of, start_logs

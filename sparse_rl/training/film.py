@@ -83,6 +83,7 @@ class FilmCallback(BaseCallback):
             )
         ]
         self._gap, self._looks, self._last_step = state["gap"], state["looks"], state["step"]
+        self._thin_out()  # earlier versions left no place free
 
     def _on_training_start(self) -> None:
         self._look()
@@ -103,7 +104,11 @@ class FilmCallback(BaseCallback):
             return
         if not self.frames or not frame.shows_the_same_as(self.frames[-1]):
             self.frames.append(frame)
-        if len(self.frames) > MOST_FRAMES:
+        self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Let every other frame go when there are too many; one place stays free for the last one, of :meth:`save`."""
+        if len(self.frames) >= MOST_FRAMES:
             self.frames = self.frames[::2]
             self._gap *= 2
 

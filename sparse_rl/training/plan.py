@@ -11,6 +11,8 @@ from sparse_rl.agents.recipe import Recipe, learner_of, load_recipe, override, p
 from sparse_rl.envs import EnvironmentId
 
 MAX_SEED = 2**31 - 1
+#: Environment steps between two checkpoints.
+CHECKPOINT_FREQUENCY = 10_000
 # Flags that change the key of the same name.
 RECIPE_FLAGS = (
     *("n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "distribution", "layers", "kernel", "replay"),
@@ -33,7 +35,7 @@ class Plan:
     :param env_kwargs: arguments of the environment
     :param vec_env: ``"dummy"`` or ``"subproc"``
     :param n_eval_envs: number of copies of the environment for evaluation
-    :param save_freq: environment steps between two checkpoints; 0 or less for none
+    :param save_freq: environment steps between two agents ``rl_model_<n>_steps``; 0 or less for none
     :param log_interval: episodes between two lines of the logs
     :param device: where the networks live
     :param num_threads: threads of PyTorch; 0 or less for its own choice

@@ -26,9 +26,7 @@ from sparse_rl.training.guard import GuardCallback, TrainingEnded
 from sparse_rl.training.tensorboard import cut_curves, keep_curves, open_logger
 from sparse_rl.training.vec_envs import keep, obstacles, put_back
 
-#: Environment steps between two checkpoints.
-CHECKPOINT_FREQUENCY = 10_000
-#: Seconds after which there is one at the latest.
+#: Seconds after which there is a checkpoint at the latest.
 MOST_SECONDS = 600.0
 #: Keys of a configuration that do not say what a run is, but with what it was carried out.
 CIRCUMSTANCES = ("versions", "platform", "commit")

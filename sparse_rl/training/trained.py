@@ -215,10 +215,13 @@ def _from_zip(file: Path, config: Mapping[str, Any], environment: str, env_kwarg
         check_algorithm(algorithm)
         learner = learner_of(algorithm)
         defaults = learner_defaults(learner)
-        # Nothing will be learnt: neither a large buffer nor fresh noise for it is needed.
+        # Nothing will be learnt: neither a large buffer nor fresh noise for it is needed, nor the method, whose name in
+        # a stranger's file could be that of a module.
         smallest = {"buffer_size": 1} if "buffer_size" in defaults else {"n_steps": 2, "batch_size": 2}
         smallest = {key: value for key, value in smallest.items() if key in defaults}
-        hyperparameters = check_recipe(config["hyperparameters"] | {"replay": "observed"} | smallest, defaults)
+        given = config["hyperparameters"] | {"replay": "observed"} | smallest
+        given |= {"method": {"name": "static"}} if "method" in given else {}
+        hyperparameters = check_recipe(given, defaults)
         if not file.exists():
             raise InputError(f"There is no agent {str(file)!r}.")
         _, policy, variables = read_zip(file)

@@ -3,6 +3,7 @@
 import csv
 import io
 import shlex
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from sparse_rl.agents.checks import InputError
@@ -79,19 +82,30 @@ class Report:
         self.train_words = list(train_words)
         self.lasting_words = list(lasting_words)
         self.changes = changes
+        self._complaint = ""
 
     def write(self) -> None:
         """
-        Write all that there is something to write for.
+        Write all that there is something to write for. A picture that cannot be drawn does not end a study.
 
-        :raises OSError: if a file cannot be written
+        :raises OSError: if the table or the recipe cannot be written
         """
         self._write_table()
-        if _groups(self.study):
-            write_picture(self.study, self.space, self.folder / PICTURE, self.title)
         best = best_of(self.study)
         if best is not None:
             self._write_recipe(best)
+        if _groups(self.study):
+            self._draw()
+
+    def _draw(self) -> None:
+        try:
+            write_picture(self.study, self.space, self.folder / PICTURE, self.title)
+        except Exception as error:  # of packages that only draw and compute importances, or a disk
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            complaint = f"{PICTURE} could not be drawn, the study goes on: {reason}"
+            if complaint != self._complaint:  # once is enough
+                print(f"Note: {complaint}", flush=True)
+            self._complaint = complaint
 
     def command(self, trial: FrozenTrial) -> str:
         """
@@ -217,7 +231,10 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     complete = [trial for trial in ended(study) if trial.state == TrialState.COMPLETE]
     if len(complete) < _ENOUGH_FOR_IMPORTANCE or len({trial.value for trial in complete}) < 2:
         return {}
-    return optuna.importance.get_param_importances(study)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # before Optuna 5, whose default was another evaluator
+        evaluator = PedAnovaImportanceEvaluator()
+    return get_param_importances(study, evaluator=evaluator)
 
 
 def _last(trial: FrozenTrial) -> tuple[int, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.agents.checks import METHODS, InputError, describe
+from sparse_rl.agents.checks import InputError, describe, method_settings
 from sparse_rl.agents.recipe import learner_of, parse_yaml
 from sparse_rl.names import unknown
 from sparse_rl.training.plan import Plan
@@ -150,12 +150,13 @@ def default_space(plan: Plan, fixed: Iterable[str] = ()) -> Space:
         space["learning_rate"] = Range(_round(rate / 10), _round(rate * 10), log=True)
     if "method" in recipe:
         name = recipe["method"]["name"]
+        settings = method_settings(name)
         if "lambdas" not in recipe:
             # Neuroplastic expansion begins with its other sparsity, and becomes denser.
             space["sparsity"] = Range(0.0, 0.75) if name == "ne" else Range(0.5, 0.98)
-        if "drop_fraction" in METHODS[name]:
+        if "drop_fraction" in settings:
             space["method.drop_fraction"] = Range(0.01, 0.5, log=True)
-        if "update_interval" in METHODS[name]:
+        if "update_interval" in settings:
             space["method.update_interval"] = Range(100, 10_000, log=True, whole=True)
     space = {name: each for name, each in space.items() if name not in set(fixed)}
     if not space:
