@@ -18,7 +18,7 @@ from _experiment.grid import read_grid
 from _experiment.launch import Job, on_ray, on_this_machine
 from _experiment.results import COLUMNS, FILE, Row, read_results, replacing, write_results
 from _experiment.runner import lock
-from _experiment.runs import Run, finished_runs
+from _experiment.runs import Run, cut_off_runs, finished_runs
 from experiment import main
 from hypothesis import given
 from hypothesis import strategies as st
@@ -235,6 +235,16 @@ def test_the_clock_is_that_of_the_episodes(tmp_path: Path) -> None:
     assert run.seconds() == pytest.approx([10, 25, 40, 40 + (200 / 3 - 40) / 2, 200 / 3])
     (run.folder / "0.monitor.csv").write_text('#{"t_start": 0}\nr,l,t\n')
     assert np.isnan(run.seconds()).all()
+
+
+def test_only_what_can_be_continued_was_cut_off(tmp_path: Path) -> None:
+    """What has results, but no checkpoint, would be refused each time: such a run is begun again, elsewhere."""
+    parent = tmp_path / "sac" / ENV
+    for name in ("1", "2", "3"):
+        (fake_run(parent / name) / "checkpoints").mkdir()
+    (parent / "1" / "checkpoints" / "step_000000000150.safetensors").write_bytes(b"")
+    (parent / "2" / "evaluations.npz").unlink()
+    assert [folder for folder, _ in cut_off_runs(tmp_path)] == [parent / "1", parent / "2"]
 
 
 def test_only_finished_runs_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,8 +133,9 @@ def test_nothing_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_cut_off_before_the_first_checkpoint(whole: Path, tmp_path: Path) -> None:
     folder = stopped(tmp_path, 30)
-    for file in checkpoints(folder):
+    for file in [*checkpoints(folder), *folder.glob("*.zip")]:  # as if it had been killed
         file.unlink()
+    shutil.rmtree(folder / "Reacher-noise80.agent")
     assert resume(folder) == 0
     assert_same_run(whole, folder)
 
@@ -147,6 +148,21 @@ def test_results_without_a_checkpoint_are_not_thrown_away(tmp_path: Path, capsys
     assert resume(folder) == 2
     assert "has results but no checkpoint" in capsys.readouterr().err
     assert content(folder) == before
+
+
+def test_agents_without_a_checkpoint_are_not_thrown_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = FRAGILE.format("--env-kwargs hot_at:100 --save-freq 40").replace("-freq 40 ", "-freq 0 ", 1)
+    assert main([*words.split(), "--no-progress", "-f", str(tmp_path)]) == 2
+    assert "--resume" not in capsys.readouterr().out  # it would be refused
+    folder = only_run(tmp_path)
+    assert (folder / "rl_model_80_steps.zip").exists()
+    for missing in ("rl_model_*_steps.zip", "rl_model_*_steps.agent", "*.zip", "*.agent"):
+        before = content(folder)
+        assert resume(folder) == 2
+        assert "has results but no checkpoint" in capsys.readouterr().err
+        assert content(folder) == before
+        for path in folder.glob(missing):  # any that is left is reason enough
+            path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
 def test_a_log_that_somebody_has_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Saved agents: what is loaded acts as what was saved, in our own form and from Stable-Baselines3's zip files."""
 
 import json
+import os
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sparse_rl.agents import SAC, TD3, load_agent, safe_load, save_agent
+from sparse_rl.agents import SAC, TD3, load_agent, safe_load, save_agent, saved
 from sparse_rl.agents.saved import CONFIG, MODEL
 from sparse_rl.agents.spaces import describe_space, make_space
 from sparse_rl.nn import SMETAdam, sparse_layers
@@ -112,6 +113,61 @@ def test_an_agent_that_acts_only_says_why_it_does_not_learn(algorithm: type[SAC]
     ):
         with pytest.raises(AttributeError, match="saved to act only"):
             use()
+
+
+def test_an_agent_is_there_whenever_saving_another_one_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former one, until the new one is complete, and never the description of one with the tensors of the other."""
+    tanh, relu = (
+        sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, policy_kwargs={"activation_fn": each, "net_arch": [8]})
+        for each in (torch.nn.Tanh, torch.nn.ReLU)
+    )
+    (tmp_path / "notes.txt").write_text("something else")
+    replace, left = os.replace, 0
+
+    def cut_off(*paths: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    for moves in range(6):
+        save_agent(tanh, tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {CONFIG, MODEL, "notes.txt"}
+        left = moves
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                save_agent(relu, tmp_path)
+        where = tmp_path
+        if not (tmp_path / MODEL).exists():
+            with pytest.raises(FileNotFoundError, match=r"which lacks model\.safetensors.* In it there are .*\.former"):
+                load_agent(tmp_path)
+            where = tmp_path / ".former"
+        assert load_agent(where).policy_kwargs["activation_fn"] is torch.nn.Tanh
+        assert torch.equal(parameters(load_agent(where)), parameters(tanh))
+    save_agent(relu, tmp_path)
+    assert load_agent(tmp_path).policy_kwargs["activation_fn"] is torch.nn.ReLU
+    assert torch.equal(parameters(load_agent(tmp_path)), parameters(relu))
+
+
+def parameters(model: BaseAlgorithm) -> torch.Tensor:
+    return torch.cat([each.detach().flatten() for each in model.policy.parameters()])
+
+
+def test_an_agent_stays_if_there_is_no_room_for_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    former = sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64)
+    save_agent(former, tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(saved, "save_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_agent(sb3.PPO("MlpPolicy", "Acrobot-v1", n_steps=64), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_zip_files(model: BaseAlgorithm, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """How training ends: by a signal, NaN, an environment that raises, a full disk; and what bad input gets."""
 
+import builtins
 import re
 import signal
 import subprocess
@@ -13,11 +14,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3
+import yaml
+from stable_baselines3.common.monitor import ResultsWriter
 from train_cases import ENV, QUICK, ROOT, train
 
 from sparse_rl.agents.sac import SAC
 from sparse_rl.commands.train import main
 from sparse_rl.training.callbacks import PatienceCallback
+from sparse_rl.training.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -46,10 +50,10 @@ def test_a_signal_ends_it_with_everything_saved(tmp_path: Path, number: signal.S
 class Broken(gym.Env[np.ndarray[Any, Any], np.ndarray[Any, Any]]):
     """An environment whose numbers stop being numbers."""
 
-    def __init__(self, after: int = 0, what: str = "observation") -> None:
+    def __init__(self, after: int = 0, what: str = "observation", error: str = "RuntimeError") -> None:
         self.observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
         self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-        self.after, self.what, self.steps = after, what, 0
+        self.after, self.what, self.error, self.steps = after, what, error, 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -59,7 +63,7 @@ class Broken(gym.Env[np.ndarray[Any, Any], np.ndarray[Any, Any]]):
     def step(self, action: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
         self.steps += 1
         if self.what == "error" and self.steps >= self.after:
-            raise RuntimeError("the motor is hot")
+            raise getattr(builtins, self.error)("the motor is hot")
         value = float("nan") if self.steps >= self.after else 0.0
         observation = np.full(3, value if self.what == "observation" else 0, np.float32)
         return observation, value if self.what == "reward" else 0.0, False, self.steps % 10 == 0, {}
@@ -98,18 +102,103 @@ def test_nan_during_training_saves_what_there_is(
 
 
 @pytest.mark.usefixtures("_broken")
+@pytest.mark.parametrize("error", ["RuntimeError", "ConnectionRefusedError", "FileNotFoundError", "EOFError"])
 def test_an_environment_that_raises_costs_nothing_that_was_learnt(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: str
 ) -> None:
-    words = f"--algo sac --env Broken-v0 --env-kwargs after:35 what:error -n 100 --eval-freq -1 {QUICK}"
-    assert train(words, tmp_path) == 2
-    error = capsys.readouterr().err
-    assert "Traceback" in error  # for whoever wrote the environment
-    assert "error: Training ended at step 3" in error
-    assert "RuntimeError: the motor is hot" in error
+    """Whatever it raises: neither has a process died, nor could a file not be written."""
+    kwargs = f"--env-kwargs after:35 what:error error:{error}"
+    assert train(f"--algo sac --env Broken-v0 {kwargs} -n 100 --eval-freq -1 {QUICK}", tmp_path) == 2
+    output = capsys.readouterr()
+    assert "Traceback" in output.err  # for whoever wrote the environment
+    assert "error: Training ended at step 3" in output.err
+    assert f"and is saved. {error}: the motor is hot (see above)" in output.err
+    assert "To continue the run:    not possible, without a checkpoint" in output.out
     folder = tmp_path / "sac" / "Broken-v0" / "1"
     assert {path.name for path in folder.iterdir()} >= {"Broken-v0.zip", "connectivity.png"}
     assert not (folder / ".partial").exists()
+
+
+DYING = """\
+import os
+
+import gymnasium as gym
+import numpy as np
+
+
+class Dying(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (1,))
+    steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 35:
+            os._exit(1)
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+
+gym.register("Dying-v0", Dying, disable_env_checker=True)
+"""
+
+
+def test_a_worker_process_that_dies_costs_nothing_that_was_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dying_environment.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = f"--algo sac --env dying_environment:Dying-v0 --vec-env subproc -n 100 --eval-freq -1 {QUICK}"
+    assert train(words, tmp_path / "runs") == 2
+    error = capsys.readouterr().err
+    assert "error: Training ended at step 3" in error
+    assert "The process of an environment died" in error
+    assert list((tmp_path / "runs").glob("*/*/1/*.zip"))
+
+
+@pytest.mark.usefixtures("_broken")
+def test_a_log_of_episodes_that_cannot_be_written_is_no_fault_of_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_row(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ResultsWriter, "write_row", write_row)
+    assert train(f"--algo sac --env Broken-v0 --env-kwargs after:99 -n 60 --eval-freq -1 {QUICK}", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: No space left on device. The run in ")
+    assert "ended there" in error
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_text(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "write_text", write_text)
+    assert train(f"--algo sac --env {ENV} -n 40 {QUICK}", tmp_path) == 2
+    folder = tmp_path / "sac" / ENV / "1"
+    assert capsys.readouterr().err == f"error: No space left on device. The run in {str(folder)!r} has not begun.\n"
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("is_buffered", [True, False])
+def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path: Path, is_buffered: bool) -> None:
+    """Such as `| head` does, or a closed terminal: all is there in the end, and nothing is complained of."""
+    words = f"--algo sac --env {ENV} -n 60 --eval-freq 20 --verbose 1 {QUICK} {tmp_path}"
+    command = [sys.executable, *([] if is_buffered else ["-u"]), "train.py", *words.split()]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (0, "")
+    folder = tmp_path / "sac" / ENV / "1"
+    assert yaml.safe_load((folder / "summary.yml").read_text())["finished"] is True
+    assert {path.name for path in folder.iterdir()} >= {f"{ENV}.zip", "best_model.zip", "evaluations.npz"}
 
 
 def test_a_full_disk_leaves_complete_files_only(

@@ -13,7 +13,7 @@ import torch as th
 from sparse_rl.agents.recipe import parse_yaml
 from sparse_rl.plots.files import EVALUATIONS, clock, read_episodes, read_evaluations
 from sparse_rl.plots.intervals import Array
-from sparse_rl.training.existing import read_config
+from sparse_rl.training.existing import can_go_on, read_config
 from sparse_rl.training.run_folder import CHECKPOINTS, STAGING, file_name
 
 
@@ -104,7 +104,7 @@ def cut_off_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     :return: their folders and what their ``config.yml`` says
     """
     for file in sorted(root.glob("*/*/*/config.yml"), key=_age):
-        if (file.parent / CHECKPOINTS).is_dir():
+        if (file.parent / CHECKPOINTS).is_dir() and can_go_on(file.parent):
             with suppress(ValueError, OSError):  # damaged: then it begins anew
                 yield file.parent, read_config(file.parent)
 

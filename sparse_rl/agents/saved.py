@@ -9,6 +9,10 @@ optimizers, generators) is not part of it. An agent that is saved to act only la
 import glob
 import json
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +27,10 @@ from sparse_rl.agents.description import Description
 from sparse_rl.agents.filling import fill, variables_of
 from sparse_rl.agents.normalization import METADATA, PREFIX, Normalization
 from sparse_rl.storage import (
+    PARTIAL,
     StorageError,
     load_tensors,
+    move_into_place,
     open_regular,
     parse_json,
     save_tensors,
@@ -32,6 +38,7 @@ from sparse_rl.storage import (
 )
 
 MODEL, CONFIG = "model.safetensors", "config.json"
+FORMER = ".former"  # in an agent's folder, for a moment: the agent that is being replaced by another one
 MOST_CONFIG_BYTES = 2**22
 _POLICY = "policy."  # before the names of the policy's tensors
 _PHASE = "phase"  # in the metadata of the file of tensors
@@ -69,6 +76,12 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     """
     Save an agent as ``model.safetensors`` and ``config.json``.
 
+    Both files are complete before the first one gets its name, so whatever happens until then, an agent that is there
+    already stays. One of the same description, as those that a run saves again and again, is replaced in one step: by
+    then only the tensors differ. Of another one, two files have to be replaced, so it is moved into the folder's
+    ``.former``, which is removed in the end; a process that is killed in that moment leaves a folder that holds no
+    agent, which :func:`load_agent` says, and the whole former one in there.
+
     If its environment is normalized, the statistics are part of the first one. An agent that was loaded to act, without
     an environment, keeps those with which it was loaded, and its phase.
 
@@ -89,8 +102,6 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     state = tensors_to_act(model) if acting_only else model.policy.state_dict()
     # Copies: some policies have one extractor of features under several names.
     tensors = {f"{_POLICY}{name}": tensor.clone() for name, tensor in state.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / CONFIG, lambda file: file.write(config.encode()))
     metadata: dict[str, Any] = {"num_timesteps": model.num_timesteps}
     tensors |= {} if acting_only else variables_of(model)
     view = view_of(model) if model.get_env() is None else View()
@@ -101,7 +112,45 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     if normalization is not None:
         tensors |= normalization.tensors()
         metadata[METADATA] = dict(normalization.settings)
-    save_tensors(folder / MODEL, tensors, metadata)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _scratch(folder) as complete:
+        write_atomically(complete / CONFIG, lambda file: file.write(config.encode()))
+        save_tensors(complete / MODEL, tensors, metadata)
+        _set_aside(folder, config.encode())
+        for name in (CONFIG, MODEL):
+            move_into_place(complete / name, folder / name)
+    _remove_former(folder)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Give a folder for files that are not complete yet; a killed process leaves it, and it may be removed then."""
+    scratch = folder / f".{secrets.token_hex(8)}{PARTIAL}"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _set_aside(folder: Path, config: bytes) -> None:
+    """Move an agent of another description away: never may there be the description of one with the tensors of one."""
+    if not all((folder / name).is_file() for name in (MODEL, CONFIG)):
+        return
+    description = (folder / CONFIG).read_bytes()
+    if description == config:
+        return
+    (folder / FORMER).mkdir(exist_ok=True)
+    write_atomically(folder / FORMER / CONFIG, lambda file: file.write(description))
+    move_into_place(folder / MODEL, folder / FORMER / MODEL)
+
+
+def _remove_former(folder: Path) -> None:
+    """Remove what :func:`_set_aside` made, now or in a process that was killed, and nothing else."""
+    with suppress(OSError):  # usually there is none; or somebody has put something else there
+        for name in (MODEL, CONFIG):
+            (folder / FORMER / name).unlink(missing_ok=True)
+        (folder / FORMER).rmdir()
 
 
 def load_agent(

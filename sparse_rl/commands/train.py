@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from sparse_rl.commands.main import fail, look_around
 from sparse_rl.commands.train_arguments import DESCRIPTION, EXAMPLES, add_arguments, make_parser, read_plan
 from sparse_rl.names import is_own
 from sparse_rl.storage import LockedError, locked
+from sparse_rl.training.console import forgiving_console
 from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, RunFolder
 
 if TYPE_CHECKING:
@@ -50,16 +52,17 @@ def run(args: argparse.Namespace, words: list[str], program: str = "sparse-rl tr
     :param program: two words that go before those
     :return: the exit code, see :func:`main`
     """
-    try:
-        if args.resume is not None:
-            return _resume(args, words)
-        experiment = _prepare(args)
-    except (ValueError, OSError) as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        return fail("interrupted before the training began.", 128 + signal.SIGINT)
-    with experiment.guard:
-        return _start(experiment, args, words, program)
+    with forgiving_console():  # a run goes on when nobody reads what it says
+        try:
+            if args.resume is not None:
+                return _resume(args, words)
+            experiment = _prepare(args)
+        except (ValueError, OSError) as error:
+            return fail(error)
+        except KeyboardInterrupt:
+            return fail("interrupted before the training began.", 128 + signal.SIGINT)
+        with closing(experiment), experiment.guard:
+            return _start(experiment, args, words, program)
 
 
 def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str], program: str) -> int:
@@ -67,20 +70,18 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
     try:
         folder = RunFolder(args.log_folder, args.algo, args.env)
     except OSError as error:
-        experiment.close()
         return fail(error)
     if args.seed < 0:
         words += ["--seed", str(experiment.plan.seed)]  # the one that was drawn
     command = shlex.join([*program.split(), *words])
-    try:
-        with locked(folder.checkpoints / LOCK):
+    with folder, ExitStack() as held:
+        try:
+            held.enter_context(locked(folder.checkpoints / LOCK))
             wanted = folder.path if args.tensorboard_log is None else args.tensorboard_log / folder.name
             tensorboard = folder.claim_curves(wanted, is_new=True)
-            return _run(experiment, args, folder, tensorboard, command)
-    except OSError as error:  # of the lock or the curves' folder: what goes wrong later is said there
-        experiment.close()
-        folder.remove()
-        return fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
+        except OSError as error:
+            return _not_begun(folder, error)
+        return _run(experiment, args, folder, tensorboard, command)
 
 
 def _resume(args: argparse.Namespace, words: list[str]) -> int:
@@ -90,33 +91,34 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
     path: Path = args.resume
     config = read_config(path)
     check_unfinished(path)
-    try:
-        with locked(path / CHECKPOINTS / LOCK):
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(path / CHECKPOINTS / LOCK))
             check_unfinished(path)  # another process may just have finished it
             _settle_flags(args, config, words)
             from sparse_rl.training.experiment import Experiment
 
             try:
                 plan = plan_of(config, path)
-                experiment = Experiment(plan)
+                experiment = held.enter_context(closing(Experiment(plan)))
             except (KeyError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"{str(path / 'config.yml')!r} is not as train.py wrote it, so the run cannot be continued: "
                     f"{type(error).__name__}: {error}."
                 ) from error
-            with experiment.guard:
-                folder = RunFolder.reopen(path, plan.env)
-                wanted = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
-                tensorboard = folder.claim_curves(wanted, is_new=False)
-                if tensorboard != wanted:
-                    print(f"Note: the curves in {str(wanted)!r} belong to the run that this is a copy of.", flush=True)
-                return _run(experiment, args, folder, tensorboard, str(config.get("command")), config)
-    except LockedError as error:
-        raise InputError(
-            f"The run in {str(path)!r} is going on, in process {error.holder}: wait for it, or end it first."
-        ) from error
-    except OSError as error:
-        raise InputError(f"The run in {str(path)!r} cannot be continued. {_sentence(error)}") from error
+            held.enter_context(experiment.guard)
+            folder = held.enter_context(RunFolder.reopen(path, plan.env))
+            wanted = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
+            tensorboard = folder.claim_curves(wanted, is_new=False)
+        except LockedError as error:
+            raise InputError(
+                f"The run in {str(path)!r} is going on, in process {error.holder}: wait for it, or end it first."
+            ) from error
+        except OSError as error:
+            raise InputError(f"The run in {str(path)!r} cannot be continued. {_sentence(error)}") from error
+        if tensorboard != wanted:
+            print(f"Note: the curves in {str(wanted)!r} belong to the run that this is a copy of.", flush=True)
+        return _run(experiment, args, folder, tensorboard, str(config.get("command")), config)
 
 
 def _settle_flags(args: argparse.Namespace, config: dict[str, Any], words: list[str]) -> None:
@@ -150,6 +152,8 @@ def _run(
     former: dict[str, Any] | None = None,
 ) -> int:
     """Train, and report."""
+    from sparse_rl.training.existing import can_go_on
+
     print(f"{experiment.plan.title}\nlogs in {folder.path}", flush=True)
     progress = sys.stdout.isatty() if args.progress is None else args.progress
     try:
@@ -159,11 +163,16 @@ def _run(
     except InputError as error:
         return fail(error)
     except OSError as error:  # a full disk, say
+        if not folder.is_begun:
+            return _not_begun(folder, error)
+        resume = f"{' '.join(command.split()[:2])} --resume {shlex.quote(str(folder.path))}"
         return fail(
-            f"{_sentence(error)} The run in {str(folder.path)!r} ended there; its files are complete up to then. When "
-            f"that is mended: {' '.join(command.split()[:2])} --resume {shlex.quote(str(folder.path))}"
+            f"{_sentence(error)} The run in {str(folder.path)!r} ended there; its files are complete up to then. "
+            + (f"When that is mended: {resume}" if can_go_on(folder.path) else "It has no checkpoint to continue from.")
         )
     except KeyboardInterrupt:
+        if not folder.is_begun:
+            return fail("interrupted before the training began.", 128 + signal.SIGINT)
         return fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
     return _report(experiment, folder, tensorboard, " ".join(command.split()[:2]))
 
@@ -177,6 +186,10 @@ def _prepare(args: argparse.Namespace) -> "Experiment":
     from sparse_rl.training.experiment import Experiment
 
     return Experiment(plan)
+
+
+def _not_begun(folder: RunFolder, error: OSError) -> int:
+    return fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
 
 
 def _sentence(error: OSError) -> str:
@@ -209,8 +222,12 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, prog
     print(f"To evaluate the agent:  sparse-rl evaluate {run}{trust}")
     if folder.checkpoints.exists():
         newest = experiment.resume.newest
-        where = "from its beginning" if newest is None else f"from step {newest:,}"
-        print(f"To continue the run:    {program} --resume {run}  ({where})")
+        how = (
+            "not possible, without a checkpoint"
+            if newest is None
+            else f"{program} --resume {run}  (from step {newest:,})"
+        )
+        print(f"To continue the run:    {how}")
     if guard.failure is not None:
         return fail(guard.failure)
     return 0 if guard.signal is None else 128 + guard.signal

@@ -14,6 +14,7 @@ from sparse_rl.commands.train_arguments import add_plan_arguments, make_parser, 
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.names import require
 from sparse_rl.storage import LockedError, locked
+from sparse_rl.training.console import forgiving_console
 from sparse_rl.training.plan import METHOD_FLAGS, RECIPE_FLAGS, Plan, base_name, read_recipe
 from sparse_rl.training.run_folder import file_name
 
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     folder = (args.out or Path("tuning") / args.algo / file_name(args.env)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(folder / _LOCK):
+        with locked(folder / _LOCK), forgiving_console():  # trials go on when nobody reads how
             return _tune(args, plan, space, folder, words)
     except LockedError as error:
         raise InputError(

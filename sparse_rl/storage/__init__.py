@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sparse_rl.storage.archives import read_members
-from sparse_rl.storage.atomic import move_into_place, write_atomically
+from sparse_rl.storage.atomic import PARTIAL, move_into_place, write_atomically
 from sparse_rl.storage.lock import LockedError, locked
 from sparse_rl.storage.reading import StorageError, open_regular, parse_json
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sparse_rl.storage.tensors import load_tensors, save_tensors
 
 __all__ = [
+    "PARTIAL",
     "LockedError",
     "StorageError",
     "load_arrays",

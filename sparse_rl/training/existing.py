@@ -12,7 +12,7 @@ from sparse_rl.agents.checks import InputError, check_recipe
 from sparse_rl.agents.recipe import check_algorithm, learner_of, read_yaml
 from sparse_rl.storage import locked
 from sparse_rl.training.plan import Plan
-from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, STAGING
+from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, STAGING, has_results
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -74,6 +74,19 @@ def check_unfinished(folder: Path) -> None:
         )
     if not (folder / CHECKPOINTS).is_dir():
         raise InputError(f"The run in {str(folder)!r} has no checkpoints: it was made before there were any.")
+
+
+def can_go_on(folder: Path) -> bool:
+    """
+    Tell whether a run that is not finished can be continued: from a checkpoint, or from its beginning if that costs
+    nothing.
+
+    :param folder: its folder
+    :return: whether it can
+    """
+    from sparse_rl.checkpoints import CheckpointFolder
+
+    return bool(CheckpointFolder(folder / CHECKPOINTS).steps) or not has_results(folder)
 
 
 def _tidy(folder: Path) -> None:

@@ -58,7 +58,13 @@ from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan
 from sparse_rl.training.resuming import NotResumedError, ResumeCallback
 from sparse_rl.training.run_folder import RunFolder, agent_folder
 from sparse_rl.training.tensorboard import open_logger, remove_curves
-from sparse_rl.training.vec_envs import make_vec_env, phase_of, start_logs
+from sparse_rl.training.vec_envs import (
+    EnvironmentFailedError,
+    has_lost_worker,
+    make_vec_env,
+    phase_of,
+    start_logs,
+)
 from sparse_rl.version import __version__
 
 # Far from the training seeds, also when many environments count up from one of them.
@@ -86,6 +92,7 @@ class Experiment:
         self.guard = GuardCallback()
         self.metrics = MetricsCallback()
         self._is_finished = False
+        self._open_envs: list[VecEnv] = []
         self.evaluation: EvaluationCallback | None = None
         self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
         self.eval_env: VecEnv | None = None
@@ -109,7 +116,9 @@ class Experiment:
         if normalize is not None and is_for_evaluation:
             # It gets the training environment's statistics before each evaluation, and shows returns as they are.
             normalize = {**normalize, "training": False, "norm_reward": False}
-        return make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs, normalize)
+        env = make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs, normalize)
+        self._open_envs.append(env)
+        return env
 
     def _check_method(self, method: Method) -> None:
         """Check that the method has layers to work on, and can do what it shall with each."""
@@ -129,11 +138,10 @@ class Experiment:
         print(footprint.describe(self.plan.env, self.env.has_attr("noise_seed")), flush=True)
 
     def close(self) -> None:
-        """Close the environments; one whose process has died is closed already."""
-        for env in (self.env, self.eval_env):
-            if env is not None:
-                with suppress(EOFError, ConnectionError):
-                    env.close()
+        """Close the environments, unless they are; one whose process has died is closed already."""
+        while self._open_envs:
+            with suppress(EOFError, ConnectionError):
+                self._open_envs.pop(0).close()
 
     def run(
         self,
@@ -147,9 +155,10 @@ class Experiment:
         former: Mapping[str, Any] | None = None,
     ) -> None:
         """
-        Train, and leave a complete folder whichever way training ends.
+        Train, and leave a complete folder whichever way training ends; folder and environments are closed then.
 
-        :param folder: the run's folder, newly created or reopened
+        :param folder: the run's folder, newly created or reopened; it is begun once everything stands, right before
+            training
         :param command: the command line, for ``command.txt``
         :param tensorboard: folder of TensorBoard's files
         :param progress: whether to show a progress bar
@@ -171,15 +180,15 @@ class Experiment:
             checkpoints, checkpoint_freq, callbacks, self.eval_env, folder.path, tensorboard, self.guard,
             configuration, verbose,
         )  # fmt: skip
-        if former is not None and checkpoints.steps:
-            self._reopen(folder, former, configuration)
-        else:
-            self._open(folder, configuration, tensorboard, verbose, is_new=former is None)
         # Whatever goes wrong in one of these, the others are done: last come, first served.
         with ExitStack() as at_the_end:
             at_the_end.callback(folder.close)
             at_the_end.callback(self.close)
-            at_the_end.callback(lambda: self.model.logger.close())  # another one by then
+            at_the_end.callback(self._close_logger)
+            if former is not None and checkpoints.steps:
+                self._reopen(folder, former, configuration)
+            else:
+                self._open(folder, configuration, tensorboard, verbose, is_new=former is None)
             at_the_end.callback(self._save, folder)
             self._learn(CallbackList([*callbacks, self.resume]))
         if self._is_finished:
@@ -189,36 +198,30 @@ class Experiment:
         self, folder: RunFolder, configuration: dict[str, Any], tensorboard: Path, verbose: int, is_new: bool
     ) -> None:
         """Write what is known before training, and open the logs; if that fails, the run has not begun."""
-        try:
-            if not is_new:
-                print("There is no checkpoint yet: the run begins anew.", flush=True)
+        if not is_new:
             folder.begin_anew()
             remove_curves(tensorboard)
-            self.model.set_logger(open_logger(tensorboard, verbose))
-            folder.write_yaml("config.yml", configuration)
-            folder.write_text("command.txt", configuration["command"] + "\n")
-            start_logs(self.env, folder.path)
-        except OSError:
-            self.close()
-            if is_new:
-                folder.remove()
-            raise
+            print("There is no checkpoint yet: the run begins anew.", flush=True)
+        self.model.set_logger(open_logger(tensorboard, verbose))
+        folder.write_yaml("config.yml", configuration)
+        folder.write_text("command.txt", configuration["command"] + "\n")
+        start_logs(self.env, folder.path)
+        folder.begin()
+
+    def _close_logger(self) -> None:
+        if hasattr(self.model, "_logger"):  # whichever it has by then
+            self.model.logger.close()
 
     def _reopen(self, folder: RunFolder, former: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
         """Read the checkpoint from which the run goes on; until it is in place, nothing is logged."""
-        try:
-            steps, changes = self.resume.load(self.model)
-            news: dict[str, Any] = {}
-            if changes:
-                news["resumed"] = [*former.get("resumed", []), {"step": steps, "changes": changes}]
-            if configuration.get("tensorboard") != former.get("tensorboard"):  # in a copy of a run
-                news["tensorboard"] = configuration["tensorboard"]
-            if news:
-                folder.write_yaml("config.yml", {**former, **news})
-        except BaseException:
-            self.close()
-            folder.close()
-            raise
+        steps, changes = self.resume.load(self.model)
+        news: dict[str, Any] = {}
+        if changes:
+            news["resumed"] = [*former.get("resumed", []), {"step": steps, "changes": changes}]
+        if configuration.get("tensorboard") != former.get("tensorboard"):  # in a copy of a run
+            news["tensorboard"] = configuration["tensorboard"]
+        if news:
+            folder.write_yaml("config.yml", {**former, **news})
         self.model.set_logger(Logger(None, []))
         print(f"continued from step {steps:,}", flush=True)
 
@@ -235,19 +238,21 @@ class Experiment:
             raise
         except NonFiniteObservationError as error:
             self._end(callbacks, str(error))
-        except (EOFError, ConnectionError) as error:
-            self._end(
-                callbacks,
-                f"The process of an environment died ({type(error).__name__}). What it said is above; with "
-                "`--vec-env dummy` it is easier to find.",
-            )
-        except OSError:  # a full disk, say: nothing more can be written
-            raise
         except (Exception, SystemExit) as error:
+            if isinstance(error, EOFError | ConnectionError) and has_lost_worker(self.env, self.eval_env):
+                self._end(
+                    callbacks,
+                    f"The process of an environment died ({type(error).__name__}). What it said is above; with "
+                    "`--vec-env dummy` it is easier to find.",
+                )
+                return
+            if isinstance(error, OSError) and not isinstance(error, EnvironmentFailedError):
+                raise  # a full disk, say: nothing more can be written
             traceback.print_exc()  # it is for whoever wrote the environment
             diverged = first_not_finite(self.model)
             why = "" if diverged is None else f"{diverged} has weights that are NaN or infinite. "
-            self._end(callbacks, f"{why}{type(error).__name__}: {error} (see above).")
+            what = f"{error}" if isinstance(error, EnvironmentFailedError) else f"{type(error).__name__}: {error}"
+            self._end(callbacks, f"{why}{what} (see above).")
 
     def _end(self, callbacks: CallbackList, why: str) -> None:
         seed = self.plan.seed

@@ -9,20 +9,28 @@ from typing import Any
 
 import yaml
 
-from sparse_rl.storage import move_into_place, write_atomically
+from sparse_rl.agents.checks import InputError
+from sparse_rl.storage import PARTIAL, move_into_place, write_atomically
 
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed
 CHECKPOINTS = "checkpoints"  # in a run's folder; gone once the run is finished
 LOCK = "lock"  # in the folder of checkpoints: held while the run goes on
+_PARTIAL = f".*{PARTIAL}"  # files and folders that were being written when a process was killed
 _EVENTS = "events.out.tfevents.*"
 _OWNER = ".run"  # in a folder of curves that is not the run's own: which run it belongs to
-# What a run writes as it goes, besides agents in folders; config.yml and command.txt are written anew.
-_LEFT_BEHIND = ("*.monitor.csv", "*.zip", "connectivity.*", _EVENTS, "phases.yml", "summary.yml")
+# What a run writes as it goes, besides results; config.yml and command.txt are written anew.
+_LEFT_BEHIND = ("*.monitor.csv", "connectivity.*", _EVENTS, "phases.yml", "summary.yml")
+# What it was there for, and nobody shall lose: evaluations, and agents in both forms.
+_RESULTS = ("evaluations.npz", "*.zip", "*/model.safetensors")
 
 
 class RunFolder:
     """
     The folder ``<root>/<algorithm>/<environment>/<n>``, newly created.
+
+    It is claimed at first, and closed in the end, as a context manager or by :meth:`close`. A folder that is closed
+    before :meth:`begin` is removed: the run has not begun. From then on nothing removes it any more, whatever goes
+    wrong, and closing only tidies it up.
 
     Files that readers may meet at any time are written into :attr:`staging` and moved out, complete, by
     :meth:`publish`; so Stable-Baselines3's own callbacks, which write in place, need no change.
@@ -42,6 +50,7 @@ class RunFolder:
         except OSError as error:
             raise OSError(f"The run's folder cannot be created in {str(parent)!r}: {error.strerror}.") from error
         self.name = self.path.relative_to(root)
+        self.is_begun = self._is_closed = False
         self.staging.mkdir()
         self.checkpoints.mkdir()
 
@@ -57,12 +66,21 @@ class RunFolder:
         """
         folder = cls.__new__(cls)
         folder.environment, folder.path, folder.name = file_name(environment), path, Path(*path.absolute().parts[-3:])
+        folder.is_begun, folder._is_closed = True, False
         folder.staging.mkdir(exist_ok=True)
         folder.discard()
-        for partial in [*path.glob(".*.partial"), *folder.checkpoints.rglob(".*.partial")]:
-            if partial.is_file():
+        for partial in [*path.glob(_PARTIAL), *path.glob(f"*.agent/{_PARTIAL}"), *folder.checkpoints.rglob(_PARTIAL)]:
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
                 partial.unlink()
         return folder
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def staging(self) -> Path:
@@ -88,15 +106,16 @@ class RunFolder:
         """
         Find a folder for the run's curves in which no other run writes: of its own, the curves so far included.
 
-        :param wanted: the folder; if it belongs to another run, of which this one may be a copy, one beside it is taken
-        :param is_new: whether the run has no curves yet
+        :param wanted: the folder; if it belongs to another run, of which this one may be a copy, or which was where
+            this one is and has been moved, one beside it is taken
+        :param is_new: whether the run has no curves yet; then it gets a folder without any
         :return: the folder, which is there
         :raises OSError: if it cannot be written
         """
         if wanted == self.path:
             return wanted
         beside = (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
-        folder = next(f for f in chain([wanted], beside) if self._may_claim(f, f == wanted and not is_new))
+        folder = next(f for f in chain([wanted], beside) if self._may_claim(f, is_new, f == wanted))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _OWNER, lambda file: file.write(os.fsencode(self.path.absolute())))
         if folder != wanted and not is_new and not any(folder.glob(_EVENTS)):
@@ -104,12 +123,16 @@ class RunFolder:
                 shutil.copy2(file, folder)
         return folder
 
-    def _may_claim(self, folder: Path, has_curves_there: bool) -> bool:
+    def _may_claim(self, folder: Path, is_new: bool, is_wanted: bool) -> bool:
         """Tell whether a folder of curves is this run's, or nobody's."""
+        has_curves = any(folder.glob(_EVENTS))
+        if is_new and has_curves:
+            return False  # of whomever: a run that was in this place and has been moved has left the same name there
+        has_curves_there = is_wanted and not is_new
         try:
             owner = Path(os.fsdecode((folder / _OWNER).read_bytes()))
         except FileNotFoundError:
-            return has_curves_there or not any(folder.glob(_EVENTS))
+            return has_curves_there or not has_curves
         return owner == self.path.absolute() or (has_curves_there and not owner.exists())
 
     def publish(self) -> None:
@@ -135,26 +158,24 @@ class RunFolder:
         """
         self.write_text(name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
-    def remove(self) -> None:
-        """Remove the folder: the run has not begun."""
-        shutil.rmtree(self.path)
+    def begin(self) -> None:
+        """From now on the folder stays: training begins."""
+        self.is_begun = True
 
     def begin_anew(self) -> None:
         """
         Remove what a run left that was cut off before it had a checkpoint, and nothing else.
 
-        :raises FileExistsError: if it has been evaluated: results are not thrown away
+        :raises InputError: if there are evaluations or agents: results are not thrown away
         """
-        if any((self.path / name).exists() for name in ("evaluations.npz", self.best_model.name)):
-            raise FileExistsError(
+        if has_results(self.path):
+            raise InputError(
                 f"The run in {str(self.path)!r} has results but no checkpoint: it cannot be continued, and is not "
                 "begun anew in the same folder. Start another run with the same command."
             )
         for pattern in _LEFT_BEHIND:
             for file in self.path.glob(pattern):
                 file.unlink()
-        for file in self.path.glob("*/model.safetensors"):
-            shutil.rmtree(file.parent)
 
     def discard(self) -> None:
         """Remove what lies in :attr:`staging`."""
@@ -162,8 +183,24 @@ class RunFolder:
             os.remove(entry.path)
 
     def close(self) -> None:
-        """Remove :attr:`staging`, with whatever has not been published."""
-        shutil.rmtree(self.staging)
+        """Remove :attr:`staging`, with whatever has not been published; or all, if the run has not begun."""
+        if self._is_closed:
+            return  # what has this name now may be another run's
+        self._is_closed = True
+        if self.is_begun:
+            shutil.rmtree(self.staging)
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def has_results(folder: Path) -> bool:
+    """
+    Tell whether a run has something to show for itself: evaluations, or an agent.
+
+    :param folder: its folder
+    :return: whether it has
+    """
+    return any(any(folder.glob(pattern)) for pattern in _RESULTS)
 
 
 def agent_folder(file: Path) -> Path:

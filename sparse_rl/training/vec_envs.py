@@ -1,13 +1,13 @@
 """The vectorised environments of a run."""
 
-import multiprocessing
 import os
 import random
 import signal
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -21,19 +21,62 @@ from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.normalization import Normalization
 from sparse_rl.envs import make
 from sparse_rl.envs.state import StateError, restore, state_of
+from sparse_rl.training.console import forgive_console
 
 VEC_ENVS: Mapping[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+_DYING = 5.0  # seconds that a process may take to end once it has closed its pipe
+
+
+class EnvironmentFailedError(OSError):
+    """What an environment raised looks as if a file of the run could not be written, but is the environment's own."""
 
 
 class RunMonitor(Monitor[Any, Any]):
     """
     Stable-Baselines3's monitor, told only later where to write: a run gets its folder once all else stands.
 
-    As the outermost layer it also keeps the state of the whole environment, for checkpoints, wherever that lives.
+    As the outermost layer it also keeps the state of the whole environment, for checkpoints, wherever that lives, and
+    knows an error of the environment from one of its log.
+
+    :param env: the environment
+    :param is_in_worker: whether a process has been made for it alone
     """
 
     #: See :class:`sparse_rl.envs.state.KeepsItself`.
-    kept_by_itself = frozenset({"results_writer", "t_start"})
+    kept_by_itself = frozenset({"results_writer", "t_start", "is_in_worker"})
+
+    def __init__(self, env: gym.Env[Any, Any], is_in_worker: bool = False) -> None:
+        super().__init__(env)
+        self.is_in_worker = is_in_worker
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """
+        Begin an episode.
+
+        :param kwargs: what ``reset`` of the environment takes
+        :return: the first observation, and information
+        :raises EnvironmentFailedError: if the environment raises an ``OSError``
+        """
+        try:
+            return super().reset(**kwargs)
+        except OSError as error:
+            raise EnvironmentFailedError(f"{type(error).__name__}: {error}") from error
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """
+        Take a step.
+
+        :param action: the action
+        :return: observation, reward, whether the episode is over by itself or is cut off, and information
+        :raises EnvironmentFailedError: if the environment raises an ``OSError``
+        :raises OSError: if the episode that ends here cannot be written into the log
+        """
+        try:
+            return super().step(action)
+        except OSError as error:
+            if self.needs_reset:  # the episode is over: it is its row that cannot be written
+                raise
+            raise EnvironmentFailedError(f"{type(error).__name__}: {error}") from error
 
     def start_log(self, filename: str) -> None:
         """
@@ -80,7 +123,7 @@ class RunMonitor(Monitor[Any, Any]):
         if self.results_writer is not None:
             os.fsync(self.results_writer.file_handler.fileno())  # flushed after each row
             length = os.fstat(self.results_writer.file_handler.fileno()).st_size
-        generators = (random.getstate(), np.random.get_state(legacy=False)) if _is_worker() else None
+        generators = (random.getstate(), np.random.get_state(legacy=False)) if self.is_in_worker else None
         return {"env": state_of(self), "log": length, "generators": generators}
 
     def restore_state(self, state: dict[str, Any]) -> NDArray[Any] | None:
@@ -92,17 +135,13 @@ class RunMonitor(Monitor[Any, Any]):
         :raises StateError: if it is the state of another environment
         """
         restore(self, state["env"])
-        if state["generators"] is not None and _is_worker():
+        if state["generators"] is not None and self.is_in_worker:
             random.setstate(state["generators"][0])
             np.random.set_state(state["generators"][1])
         if not state["env"]["obstacles"]:
             return None
         observation, _ = self.reset()
         return np.asarray(observation)
-
-
-def _is_worker() -> bool:
-    return multiprocessing.parent_process() is not None
 
 
 def make_vec_env(
@@ -126,17 +165,19 @@ def make_vec_env(
     :raises InputError: if observations are not of a kind that can be learnt from
     :raises ValueError: if the environment cannot be made
     """
+    is_in_worker = kind == "subproc"
 
     def factory(rank: int) -> Callable[[], gym.Env[Any, Any]]:
         def create() -> gym.Env[Any, Any]:
-            if _is_worker():
+            if is_in_worker:  # which the process of a whole run, such as a trial, is not, whoever started that
+                forgive_console()
                 # A terminal sends Ctrl-C to the workers too, and a scheduler its SIGTERM; the main process still needs
                 # them to end cleanly. They end when it closes their pipe.
                 for number in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(number, signal.SIG_IGN)
             env = make(environment, **(env_kwargs or {}))
             env.action_space.seed(seed + rank)
-            return RunMonitor(env)
+            return RunMonitor(env, is_in_worker)
 
         return create
 
@@ -156,6 +197,17 @@ def make_vec_env(
     vec_env = VEC_ENVS[kind]([factory(rank) for rank in range(n_envs)])
     vec_env.seed(seed)
     return vec_env if normalize is None else VecNormalize(vec_env, **normalize)
+
+
+def has_lost_worker(*vec_envs: VecEnv | None) -> bool:
+    """
+    Tell whether the process of a copy has died.
+
+    :param vec_envs: what :func:`make_vec_env` returned, or ``None``; such as share the process of training have none
+    :return: whether one has, or does just now
+    """
+    workers = [worker for env in vec_envs if env is not None for worker in getattr(env.unwrapped, "processes", ())]
+    return bool(wait([worker.sentinel for worker in workers], _DYING)) if workers else False
 
 
 def _check(environment: str, env: gym.Env[Any, Any]) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.storage import LockedError, locked
+from sparse_rl.training.console import forgive_console
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, RunFolder
 
@@ -79,6 +80,7 @@ def work(task: Task, connection: Connection) -> None:
     descriptor = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(descriptor, stream.fileno())
+    forgive_console()  # the disk may be full
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         message = _Trial(task, connection).run()
@@ -109,7 +111,7 @@ class _Trial:
         if folder is not None:
             try:
                 return self._continue(folder)
-            except (InputError, OSError) as error:
+            except InputError as error:
                 print(f"Note: the run in {str(folder)!r} cannot be continued, so the trial begins anew: {error}")
         return self._begin()
 
@@ -117,24 +119,37 @@ class _Trial:
         from sparse_rl.training.experiment import Experiment
 
         experiment = Experiment(self.task.plan, self._report)
-        with experiment.guard:
-            folder = RunFolder(self.task.root, self.task.plan.algo, self.task.plan.env)
+        with (
+            closing(experiment),
+            experiment.guard,
+            RunFolder(self.task.root, self.task.plan.algo, self.task.plan.env) as folder,
+            locked(folder.checkpoints / LOCK),
+        ):
             self.connection.send(Message("folder", text=str(folder.path)))
-            with locked(folder.checkpoints / LOCK):
-                return self._carry_out(experiment, folder)
+            return self._carry_out(experiment, folder)
 
     def _continue(self, path: Path) -> Message:
+        """
+        Go on with a run.
+
+        :raises InputError: if that is not possible; what goes wrong once it goes on is another matter
+        """
         from sparse_rl.training.existing import check_unfinished, read_config
         from sparse_rl.training.experiment import Experiment
 
-        if self._has_finished(path):
-            return Message("end")
-        former = read_config(path)
-        check_unfinished(path)
-        with _locked(path / CHECKPOINTS / LOCK):
-            experiment = Experiment(self.task.plan, self._report)
-            with experiment.guard:
-                return self._carry_out(experiment, RunFolder.reopen(path, self.task.plan.env), former)
+        with ExitStack() as held:
+            try:
+                if self._has_finished(path):
+                    return Message("end")
+                former = read_config(path)
+                check_unfinished(path)
+                held.enter_context(_locked(path / CHECKPOINTS / LOCK))
+                experiment = held.enter_context(closing(Experiment(self.task.plan, self._report)))
+                held.enter_context(experiment.guard)
+                folder = held.enter_context(RunFolder.reopen(path, self.task.plan.env))
+            except OSError as error:
+                raise InputError(str(error)) from error
+            return self._carry_out(experiment, folder, former)
 
     def _has_finished(self, path: Path) -> bool:
         """Tell again of a run that was complete when its tuner died."""
