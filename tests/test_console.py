@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,3 +66,11 @@ def test_no_other_error_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with pytest.raises(ConnectionRefusedError), forgiving_console():
         raise ConnectionRefusedError
+
+
+def test_closed_streams(tmp_path: Path) -> None:
+    """What is opened next would take their numbers."""
+    words = "train --algo static-a2c --env InvertedPendulum-noise50 --kernel scatter -n 10 --eval-freq -1 -f runs"
+    command = f"{sys.executable} -m sparse_rl {words} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=120).returncode == 0
+    assert list(tmp_path.rglob("summary.yml"))

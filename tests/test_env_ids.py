@@ -113,7 +113,8 @@ def test_parts_of_an_id():
         ("HalfChetah-noise98", "Unknown environment 'HalfChetah'. Did you mean 'HalfCheetah'?"),
         ("no_such_module:Ant-noise50", "No module named 'no_such_module'. Is it installed?"),
         ("HalfChetah", "Unknown environment 'HalfChetah'. Did you mean 'HalfCheetah'?"),
-        ("HalfCheetah-v9-noise98", "Unknown environment 'HalfCheetah-v9'. Did you mean 'HalfCheetah-v"),
+        ("HalfCheetah-v9-noise98", "Unknown environment 'HalfCheetah-v9'. Did you mean 'HalfCheetah-v5'?"),
+        ("Ant-v0-noise98", "Unknown environment 'Ant-v0'. Did you mean 'Ant-v5'?"),
     ],
 )
 def test_bad_ids_are_refused(text, message):

@@ -354,3 +354,8 @@ def test_random_seeds_differ() -> None:
 def test_bad_screening(screening: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_recipe({"screening": screening}, learner_defaults("sac"))
+
+
+def test_a_recipe_file_has_an_end() -> None:
+    with pytest.raises(ValueError, match="is not a regular file"):
+        load_recipe("sac", "Hopper", file=Path("/dev/zero"))

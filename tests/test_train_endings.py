@@ -19,6 +19,7 @@ from stable_baselines3.common.monitor import ResultsWriter
 from train_cases import ENV, QUICK, ROOT, train
 
 from sparse_rl.agents.sac import SAC
+from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.train import main
 from sparse_rl.training.callbacks import PatienceCallback
 from sparse_rl.training.run_folder import RunFolder
@@ -67,6 +68,60 @@ class Broken(gym.Env[np.ndarray[Any, Any], np.ndarray[Any, Any]]):
         value = float("nan") if self.steps >= self.after else 0.0
         observation = np.full(3, value if self.what == "observation" else 0, np.float32)
         return observation, value if self.what == "reward" else 0.0, False, self.steps % 10 == 0, {}
+
+
+class Odd(gym.Env[Any, Any]):
+    """An environment that is not as Gymnasium wants it; it knows no ``render_mode`` either."""
+
+    observation_space = gym.spaces.Box(-1, 1, (3,))
+
+    def __init__(self, shape: int = 3, answers: int = 5, actions: str = "float32", least: float = -1) -> None:
+        self.shape, self.answers = shape, answers
+        self.action_space = gym.spaces.Box(least, 1, (1,), getattr(np, actions))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(self.shape, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return (np.zeros(self.shape, np.float32), 0.0, False, True, {})[-self.answers :]
+
+
+@pytest.fixture(scope="module")
+def _odd() -> Iterator[None]:
+    gym.register("Odd-v0", Odd, disable_env_checker=True)
+    yield
+    del gym.registry["Odd-v0"]
+
+
+@pytest.mark.usefixtures("_odd")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("shape:4", "'Odd-v0' gives observations of shape (4,), and says that they have the shape (3,)."),
+        ("actions:int64", "'Odd-v0' has actions of type int64: they must be floating-point numbers."),
+        ("least:1", "has actions among which there is nothing to choose"),
+        ("answers:4", "has a step() that gives 4 values: expected observation, reward, terminated, truncated, info."),
+    ],
+)
+def test_odd_environments(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
+    assert train(f"--algo sac --env Odd-v0 --env-kwargs {words} -n 60 {QUICK}", tmp_path) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("config.yml"))
+
+
+@pytest.mark.usefixtures("_odd")
+def test_an_environment_without_a_time_limit_and_without_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--algo static-a2c --env Odd-v0 --kernel scatter -n 20 --seed 0 --eval-episodes 1 -f", tmp_path) == 0
+    assert "Note: Odd-v0 has no time limit" in capsys.readouterr().out
+    run = str(tmp_path / "static-a2c" / "Odd-v0" / "1")
+    assert sparse_rl(["features", run, "--episodes", "7", "--transitions", "300", "-o", str(tmp_path)]) == 0
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="render_mode='rgb_array' that is not in the possible render_modes"):
+        assert sparse_rl(["record", run, "-o", str(tmp_path / "film.gif")]) == 2
+    assert "'Odd-v0' cannot be drawn: its class has to take render_mode" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +292,8 @@ def test_a_signal_ends_an_evaluation_too(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ("--algo anf-sca", "Unknown algorithm 'anf-sca'. Did you mean 'anf-sac'"),
+        ("--algo ANF-SAC", "Unknown algorithm 'ANF-SAC'. Did you mean 'anf-sac'?"),
+        ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds goes with ds-sac, ds-td3 only."),
         ("--env HalfCheeta-noise98", "Unknown environment 'HalfCheeta'. Did you mean 'HalfCheetah'"),
         ("--env HalfCheetah-noise100", "noise is a percentage in [0, 100)"),
         ("--env HalfCheetah-nose98", "'HalfCheetah"),

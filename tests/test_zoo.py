@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,12 @@ def test_what_cannot_be_published_is_named(
     assert publish([str(runs), "--out", str(tmp_path / "out"), "--episodes", "1"]) == 1
     assert "more than the 1,000 that an agent may have" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*/*/*"))
+
+
+def test_what_a_strangers_card_says_is_shown_as_text(tmp_path: Path) -> None:
+    shutil.copytree(QUICK[0].folder, tmp_path / "mine")
+    card = {**QUICK[0].card, "algorithm": "sac\x1b[31m", "noise": "red\x1b]0;title\a"}
+    (tmp_path / "mine" / CARD).write_text(yaml.safe_dump(card))
+    title = open_trained(str(tmp_path / "mine")).title
+    assert title.isprintable()
+    assert "of the zoo" not in title

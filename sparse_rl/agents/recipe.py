@@ -100,6 +100,11 @@ def check_algorithm(algorithm: str) -> None:
     is_known = (is_own(learner) or learner in learners()) and (not method or is_own(method) or method in methods())
     if algorithm in algorithms() or is_known:
         return
+    if (lower := algorithm.lower()) in algorithms():
+        raise InputError(f"Unknown algorithm {algorithm!r}. Did you mean {lower!r}?")
+    elsewhere = [name for name in algorithms() if name.startswith(f"{method}-")]
+    if learner in learners() and method and elsewhere:
+        raise InputError(f"Unknown algorithm {algorithm!r}: {method} goes with {', '.join(elsewhere)} only.")
     if learner in learners() and method:  # only these methods come near, not everything that ends alike
         known = [name.removesuffix(f"-{learner}") for name in algorithms() if name.endswith(f"-{learner}")]
         raise InputError(f"Unknown algorithm {algorithm!r}. {unknown('method', method, known)}")
@@ -149,8 +154,8 @@ def _chain(algorithm: str, file: Path | None) -> list[Recipe]:
     parent: str | None = algorithm
     if file is not None:
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = _read_text(file)
+        except OSError as error:
             raise InputError(f"The recipe file {str(file)!r} cannot be read: {error}.") from error
         documents.append(_parse_file(text, str(file)))
         if "extends" in documents[0]:
@@ -233,10 +238,14 @@ def read_yaml(file: Path) -> Any:
     :raises ValueError: if it is no regular file, too large, no text, or no YAML
     :raises OSError: if it cannot be read
     """
+    return parse_yaml(_read_text(file), repr(str(file)))
+
+
+def _read_text(file: Path) -> str:
     with open_regular(file, MOST_BYTES) as (stream, size):
         content = stream.read(size)
     try:
-        return parse_yaml(content.decode("utf-8"), repr(str(file)))
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"There is an error in {str(file)!r}: it is not text.") from error
 

@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words of the command line; those of this process if ``None``
     :return: the exit code: 0; 1 if something went wrong; 2 for bad input; 130 if interrupted
     """
+    open_standard_streams()
     look_around()
     if sys.stdout is None:  # closed by whoever started this
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # as long as the process lives
@@ -92,6 +93,16 @@ def _carry_out(words: Sequence[str]) -> int:
     args = make_parser([name]).parse_args(words or [name])
     code: int = import_module(f"sparse_rl.commands.{name}").run(args, list(words[1:]))
     return code
+
+
+def open_standard_streams() -> None:
+    """Put a file in the place of standard streams that are closed: or the next one opened would be taken for them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # It takes the lowest number that is free; processes that are started here need one too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def look_around() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import learner_of
-from sparse_rl.commands.main import fail, look_around
+from sparse_rl.commands.main import fail, look_around, open_standard_streams
 from sparse_rl.commands.train_arguments import DESCRIPTION, EXAMPLES, add_arguments, make_parser, read_plan
 from sparse_rl.names import is_own
 from sparse_rl.storage import LockedError, locked
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words of the command line; those of this process if ``None``
     :return: the exit code: 0; 2 for bad input; 130 or 143 if ended by SIGINT or SIGTERM
     """
+    open_standard_streams()
     look_around()
     words = sys.argv[1:] if arguments is None else list(arguments)
     return run(make_parser().parse_args(words), words, "python train.py")

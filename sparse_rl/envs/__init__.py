@@ -8,7 +8,7 @@ and :mod:`~sparse_rl.envs.permute`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.envs.ids import EnvironmentId, EnvironmentIdError, is_mujoco, make, register_environments
+from sparse_rl.envs.ids import EnvironmentId, EnvironmentIdError, has_time_limit, is_mujoco, make, register_environments
 
 if TYPE_CHECKING:
     from sparse_rl.envs.appended import NonFiniteObservationError, total_features
@@ -33,6 +33,7 @@ __all__ = [
     "PermuteFeatures",
     "Stream",
     "feature_names",
+    "has_time_limit",
     "is_mujoco",
     "make",
     "permutation_at",

@@ -161,10 +161,16 @@ class EnvironmentId:
                 raise EnvironmentIdError(f"Environment id {str(self)!r}: {error}. Is it installed?") from error
         found = self.base_id
         if found not in gym.registry:
-            specs = [spec for spec in gym.registry.values() if "-noise" not in spec.name]
-            known = {get_env_id(spec.namespace, spec.name, self.version and spec.version) for spec in specs}
-            raise EnvironmentIdError(unknown("environment", found, known))
+            raise EnvironmentIdError(unknown("environment", found, self._near()))
         return gym.registry[found]
+
+    def _near(self) -> set[str]:
+        """List what the user may have meant: the newest version of what has this name, or all names."""
+        newest = replace(self, version=None).base_id
+        if newest in gym.registry:
+            return {newest}
+        specs = [spec for spec in gym.registry.values() if "-noise" not in spec.name]
+        return {get_env_id(spec.namespace, spec.name, None if self.version is None else spec.version) for spec in specs}
 
     @property
     def base_id(self) -> str:
@@ -241,6 +247,19 @@ def is_mujoco(environment_id: str) -> bool:
     """
     entry_point = str((gym.registry.get(environment_id) or EnvironmentId.parse(environment_id).spec()).entry_point)
     return entry_point.startswith((_MUJOCO, "sparse_rl.envs.mujoco_log:"))
+
+
+def has_time_limit(environment_id: str) -> bool:
+    """
+    Tell whether an environment's episodes are cut short at some time.
+
+    :param environment_id: its id
+    :return: whether it was registered with a limit
+    :raises EnvironmentIdError: if the id cannot be read, or its base environment is not registered
+    """
+    return (
+        gym.registry.get(environment_id) or EnvironmentId.parse(environment_id).spec()
+    ).max_episode_steps is not None
 
 
 def make(environment_id: str, **kwargs: Any) -> gym.Env[Any, Any]:

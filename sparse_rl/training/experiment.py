@@ -35,7 +35,7 @@ from sparse_rl.agents.learners import check_actions
 from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.checkpoints import CheckpointFolder
-from sparse_rl.envs import NonFiniteObservationError
+from sparse_rl.envs import NonFiniteObservationError, has_time_limit
 from sparse_rl.metrics import learning_curve_area
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
@@ -99,6 +99,12 @@ class Experiment:
         learner = learner_of(plan.algo)
         try:
             check_actions(learner, self.env.action_space, plan.env)
+            if self.hyperparameters["eval_freq"] > 0 and not self._has_time_limit():
+                print(
+                    f"Note: {plan.env} has no time limit, and an evaluation lasts until its episodes end. Give one "
+                    "with --env-kwargs max_episode_steps:1000, or where the environment is registered.",
+                    flush=True,
+                )
             if "buffer_size" in self.hyperparameters:
                 self._announce_replay()
             self.model: BaseAlgorithm = make_model(learner, self.hyperparameters, self.env, plan.seed, plan.device)
@@ -119,6 +125,9 @@ class Experiment:
         env = make_vec_env(self.plan.env, n_envs, seed, self.plan.vec_env, self.plan.env_kwargs, normalize)
         self._open_envs.append(env)
         return env
+
+    def _has_time_limit(self) -> bool:
+        return "max_episode_steps" in (self.plan.env_kwargs or {}) or has_time_limit(self.plan.env)
 
     def _check_method(self, method: Method) -> None:
         """Check that the method has layers to work on, and can do what it shall with each."""
@@ -257,6 +266,8 @@ class Experiment:
     def _end(self, callbacks: CallbackList, why: str) -> None:
         seed = self.plan.seed
         self.guard.failure = f"Training ended at step {self.model.num_timesteps} (seed {seed}), and is saved. {why}"
+        if not hasattr(callbacks, "model"):  # training has not begun
+            return
         with suppress(EOFError, ConnectionError):  # what wants to ask an environment whose process has died
             callbacks.on_training_end()
 

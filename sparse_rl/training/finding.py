@@ -114,7 +114,8 @@ def find_agent(where: str, best: bool = False) -> Found:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    """Give what a file says as text that can be printed: it may be a stranger's, and the terminal obeys some."""
+    return None if value is None else "".join(each if each.isprintable() else "?" for each in str(value))
 
 
 def _file_names(config: Mapping[str, Any]) -> dict[str, str]:

@@ -79,7 +79,10 @@ class Trained:
         :return: the environment, of which the caller has to take care
         :raises ValueError: if it cannot be made, or is none that this agent can act in
         """
-        env = envs.make(self._known_environment(), **self.env_kwargs, render_mode=render_mode)
+        kwargs = dict(self.env_kwargs)
+        if render_mode is not None:  # not all environments know it
+            kwargs["render_mode"] = render_mode
+        env = envs.make(self._known_environment(), **kwargs)
         try:
             self._check_spaces(env)
             phase = self._phase_in(env.has_wrapper_attr("permutation_seed"))
@@ -166,6 +169,8 @@ def open_found(found: Found, env: str | None = None, phase: int | None = None, t
     config = found.config or {}
     trained_in = found.environment
     env_kwargs = config.get("env_kwargs") or {}
+    if not isinstance(env_kwargs, dict) or not all(isinstance(key, str) for key in env_kwargs):
+        raise InputError(f"env_kwargs of {str(found.run)!r} must be arguments by name, not {env_kwargs!r}.")
     if found.config is None or found.is_safe:
         model = load_agent(found.agent)
         view = view_of(model)
@@ -181,7 +186,7 @@ def open_found(found: Found, env: str | None = None, phase: int | None = None, t
 def _title(found: Found, model: BaseAlgorithm, trained_in: str | None, environment: str | None) -> str:
     """Say what it is, where it comes from, and where it acts."""
     if found.card is not None:
-        which = "agent of the zoo"
+        which = "agent of the zoo" if found.is_ours else found.agent.name
     elif found.config is not None:
         which = f"{found.which} agent" if found.which else found.agent.name
     else:

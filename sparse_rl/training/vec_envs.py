@@ -225,9 +225,23 @@ def _check(environment: str, env: gym.Env[Any, Any]) -> None:
             f"{environment!r} has observations of shape {env.observation_space.shape}, not a vector: {what}. "
             "Gymnasium's wrapper FlattenObservation makes a vector of them."
         )
+    if env.observation_space.shape == (0,):
+        raise InputError(f"{environment!r} has observations without any features.")
     observation, _ = env.reset(seed=0)
+    if np.shape(observation) != env.observation_space.shape:
+        raise InputError(
+            f"{environment!r} gives observations of shape {np.shape(observation)}, and says that they have the shape "
+            f"{env.observation_space.shape}."
+        )
     if not np.isfinite(observation).all():
         raise InputError(f"{environment!r} gives NaN or infinite observations, from which nothing can be learnt.")
+    env.action_space.seed(0)
+    answer = env.step(env.action_space.sample())
+    if len(answer) != 5:
+        raise InputError(
+            f"{environment!r} has a step() that gives {len(answer)} values: expected observation, reward, terminated, "
+            "truncated, info."
+        )
 
 
 def start_logs(vec_env: VecEnv, folder: Path) -> None:

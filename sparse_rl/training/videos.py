@@ -150,7 +150,12 @@ def drawable(trained: Trained, render_mode: str) -> Iterator[gym.Env[Any, Any]]:
     :return: context manager that gives the environment
     :raises InputError: if it cannot be drawn
     """
-    env = trained.env(render_mode)
+    try:
+        env = trained.env(render_mode)
+    except TypeError as error:
+        raise InputError(
+            f"The environment {trained.environment!r} cannot be drawn: its class has to take render_mode ({error})."
+        ) from error
     try:
         try:
             env.reset(seed=0)
