@@ -162,7 +162,7 @@ def test_optimizer_arguments_that_a_learner_would_overlook_are_refused() -> None
     ("words", "message"),
     [
         ("--algo rgil-ppo", "Unknown algorithm 'rgil-ppo'. Unknown method 'rgil'. Did you mean 'rigl'?"),
-        ("--algo ds-ppo", "Unknown method 'ds'. Known: anf, gmp, ne, rigl, screened, set, static."),
+        ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds goes with ds-sac, ds-td3 only."),
         ("--algo set-pppo", "Did you mean 'set-ppo'"),
         ("--algo zzz", "Known: the learners a2c, crossq, .*, and each of them after one of anf-, gmp-"),
         ("--algo anf-ppo --variant paper", "anf-ppo has no variants, so there is no 'paper': leave it out."),

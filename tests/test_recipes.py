@@ -195,8 +195,11 @@ def test_corrupt_file(tmp_path: Path, text: str, message: str) -> None:
 
 def test_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\xfa")
-    for name in ("missing.yml", "binary.yml"):
-        with pytest.raises(InputError, match=f"{name}' cannot be read"):
+    for name, message in (
+        ("missing.yml", "missing.yml' cannot be read"),
+        ("binary.yml", "binary.yml': it is not text"),
+    ):
+        with pytest.raises(InputError, match=message):
             load_recipe("sac", "Hopper", file=tmp_path / name)
 
 
