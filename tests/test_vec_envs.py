@@ -35,6 +35,8 @@ gym.register("Asking-v0", Asking, disable_env_checker=True)
 
 def answered_after_making(kind: str) -> tuple[list[bool], list[bool]]:
     """Say which signals this process answers, and which the process of the environment does."""
+    for each in (signal.SIGINT, signal.SIGTERM):  # whoever started the tests may have had one ignored
+        signal.signal(each, signal.default_int_handler)
     env = make_vec_env("asking_environment:Asking-v0", 1, 0, kind)
     (there,) = env.env_method("answered")
     env.close()
