@@ -14,10 +14,13 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from _bound import gflops, layer_gflops
 from _report import Row, machine, parser, restart_with, spread, write
+from numba import njit
 from torch import Tensor
 
 from sparse_rl import kernels
@@ -26,38 +29,68 @@ from sparse_rl.topology import Topology
 
 OPERATIONS = ("forward", "weight gradient", "input gradient")
 DENSE = "dense"
-OURS = (DENSE, "numba", "scatter")
-Passes = tuple[Callable[[], object], ...]  # one function for each operation
+WITHIN = "numba, within a pass"
+OURS = (DENSE, "numba", WITHIN, "scatter")
+Operation = Callable[[int], None]  # makes as many calls as it is told to
+Passes = tuple[Operation, ...]  # one for each operation
 
 
-def ours(layer: torch.nn.Module, x: Tensor, dy: Tensor) -> Passes:
-    """Give the passes of a layer as the learners run them: compiled, one call for each; bias included."""
+def from_python(*functions: Callable[[], object]) -> Passes:
+    """Make operations of functions that Python calls, one time after the other."""
+
+    def repeat(function: Callable[[], object], calls: int) -> None:
+        for _ in range(calls):
+            function()
+
+    return tuple(partial(repeat, function) for function in functions)
+
+
+@njit
+def _forward(calls: int, levels: Any, x: int, stride: int, batch: int, threads: int, like: Any) -> None:
+    for _ in range(calls):
+        kernels.forward(levels, x, stride, batch, threads, like)
+
+
+@njit
+def _backward(
+    calls: int, levels: Any, x: int, stride: int, batch: int, parameters: bool, dx: int, dx_stride: int, threads: int,
+    like: Any,
+) -> None:  # fmt: skip
+    for _ in range(calls):
+        kernels.backward(levels, x, stride, batch, parameters, dx, dx_stride, threads, like)
+
+
+def ours(layer: torch.nn.Module, x: Tensor, dy: Tensor, within: bool = False) -> Passes:
+    """
+    Give the compiled passes of a layer, bias included.
+
+    :param within: call them from compiled code, as the learners do, instead of from Python
+    """
     network = FeatureMajorMLP([layer])
     network.forward(x)
     network.backward(dy)  # puts the gradient where the calls below look for it
     program, batch, like = network.prepare(x.shape[1]), x.shape[1], kernels.LIKE[x.dtype]
     rows = kernels.empty_activations(*x.shape, x).copy_(x)
     dx = torch.empty_like(rows)
-    place = rows.data_ptr(), rows.stride(0)
 
-    def forward() -> object:
-        return kernels.forward(program.table, *place, batch, kernels.follow_torch(), like), rows
+    def forward(calls: int) -> None:
+        place = rows.data_ptr(), rows.stride(0), batch
+        for inner in [calls] if within else [1] * calls:
+            _forward(inner, program.table, *place, kernels.follow_torch(), like)
 
-    def backward(parameters: bool, address: int) -> object:
-        threads = kernels.follow_torch()
-        return (
-            kernels.backward(program.table, *place, batch, parameters, address, dx.stride(0), threads, like),
-            rows,
-            dx,
-        )
+    def backward(parameters: bool, calls: int) -> None:
+        place = rows.data_ptr(), rows.stride(0), batch
+        out = 0 if parameters else dx.data_ptr(), dx.stride(0)
+        for inner in [calls] if within else [1] * calls:
+            _backward(inner, program.table, *place, parameters, *out, kernels.follow_torch(), like)
 
-    return forward, lambda: backward(True, 0), lambda: backward(False, dx.data_ptr())
+    return forward, partial(backward, True), partial(backward, False)
 
 
 def masked(weight: Tensor, x: Tensor, dy: Tensor) -> Passes:
     """Give the passes of a dense layer with a mask: as sparse training is usually simulated."""
     mask = (weight != 0).float()
-    return (
+    return from_python(
         lambda: torch.mm(weight * mask, x),
         lambda: torch.mm(dy, x.t()).mul_(mask),
         lambda: torch.mm((weight * mask).t(), dy),
@@ -67,7 +100,7 @@ def masked(weight: Tensor, x: Tensor, dy: Tensor) -> Passes:
 def torch_csr(weight: Tensor, x: Tensor, dy: Tensor) -> Passes:
     """Give PyTorch's sparse products. The transposed weights are there already, which training would have to update."""
     csr, transposed = weight.to_sparse_csr(), weight.t().contiguous().to_sparse_csr()
-    return (
+    return from_python(
         lambda: torch.sparse.mm(csr, x),
         lambda: torch.sparse.sampled_addmm(csr, dy, x.t(), beta=0),
         lambda: torch.sparse.mm(transposed, dy),
@@ -80,7 +113,7 @@ def sparselab(weight: Tensor, x: Tensor, dy: Tensor) -> Passes:
     from sparselab import _core
 
     csr, transposed = package.PaddedCSR.from_dense(weight), package.PaddedCSR.from_dense(weight.t().contiguous())
-    return (
+    return from_python(
         lambda: package.spmm(csr, x),
         lambda: _core.spmm_grad_w_simd(csr, dy.numpy(), x.numpy()),
         lambda: package.spmm(transposed, dy),
@@ -95,6 +128,7 @@ def contenders(topology: Topology, x: Tensor, dy: Tensor) -> Mapping[str, Passes
         DENSE: ours(layer.to_dense(), x, dy),
         "masked dense": masked(weight, x, dy),
         "numba": ours(SparseLinear(topology, kernel="numba"), x, dy),
+        WITHIN: ours(SparseLinear(topology, kernel="numba"), x, dy, within=True),
         "scatter": ours(SparseLinear(topology, kernel="scatter"), x, dy),
         "torch CSR": torch_csr(weight, x, dy),
         "SparseLab": "not installed",
@@ -104,29 +138,28 @@ def contenders(topology: Topology, x: Tensor, dy: Tensor) -> Mapping[str, Passes
     return result
 
 
-def seconds(functions: Mapping[str, Callable[[], object]], rounds: int) -> Mapping[str, list[float] | str]:
-    """Time each function once in every round, so that all meet the same machine; a failure gives its reason."""
-    times: dict[str, list[float] | str] = {name: [] for name in functions}
+def seconds(operations: Mapping[str, Operation], rounds: int) -> Mapping[str, list[float] | str]:
+    """Time each operation once in every round, so that all meet the same machine; a failure gives its reason."""
+    times: dict[str, list[float] | str] = {name: [] for name in operations}
     for _ in range(rounds):
-        # Before it sleeps, the idle thread pool of a package with an OpenMP of its own spins for some milliseconds.
-        time.sleep(0.02)
-        for name, function in functions.items():
+        for name, operation in operations.items():
             measured = times[name]
             if isinstance(measured, str):
                 continue
+            # Before it sleeps, the idle thread pool of another OpenMP runtime spins on the cores for milliseconds.
+            time.sleep(0.02)
             try:
                 with kernels.kernels_only() if name in OURS else nullcontext():
-                    once = min(_per_call(function, 1) for _ in range(3))
-                    measured.append(_per_call(function, max(1, min(50, int(0.002 / once)))))
+                    once = min(_per_call(operation, 1) for _ in range(3))
+                    measured.append(_per_call(operation, max(1, int(0.002 / once))))
             except RuntimeError as error:
                 times[name] = str(error).splitlines()[0]
     return times
 
 
-def _per_call(function: Callable[[], object], calls: int) -> float:
+def _per_call(operation: Operation, calls: int) -> float:
     start = time.perf_counter()
-    for _ in range(calls):
-        function()
+    operation(calls)
     return (time.perf_counter() - start) / calls
 
 
@@ -192,6 +225,7 @@ def main() -> None:
         *machine(args.threads),
         f"batch {args.batch}, feature-major; median and interquartile range of {args.rounds} interleaved rounds",
         "GFLOP/s count active weights only, in dense layers all; `of dense's time`: below 1 is faster",
+        f"`{WITHIN}`: called from compiled code, as learners do; all others are called from Python",
         "`dense`, `numba` and `scatter` include the bias; SparseLab has SIMD code for ARM, elsewhere plain loops",
         *(
             f"bound, rows in {level} ({sizes[level]:.0f} KB): "

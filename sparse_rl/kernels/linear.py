@@ -13,6 +13,8 @@ from sparse_rl.kernels.layout import empty_activations
 from sparse_rl.kernels.patterns import Pattern
 from sparse_rl.kernels.threads import follow_torch
 
+_IN_ORDER = np.empty(0, np.int64)
+
 
 def scatter_linear(
     inputs: Sequence[Tensor], values: Tensor, bias: Tensor | None, positions: Tensor, shape: tuple[int, int]
@@ -132,11 +134,21 @@ def _spmv(
     return y
 
 
-def _multiply(pattern: Pattern, weights: Any, bias: Any, x: Tensor, y: Tensor, add: bool, relu: bool) -> None:
+def _multiply(
+    pattern: Pattern,
+    weights: Any,
+    bias: Any,
+    x: Tensor,
+    y: Tensor,
+    add: bool = False,
+    relu: bool = False,
+    order: Any = _IN_ORDER,
+) -> None:
     _check(pattern, x, y)
+    ordered = np.empty(order.size, weights.dtype)
     x = with_contiguous_rows(x)
     sparse.multiply(
-        pattern.pointers, pattern.columns, pattern.offset, pattern.groups, weights, bias,
+        pattern.pointers, pattern.columns, pattern.offset, pattern.groups, weights, order, ordered, bias,
         x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[1], add, relu, 0, 0, follow_torch(),
     )  # fmt: skip
 
@@ -176,9 +188,9 @@ def spmm_transposed(dy: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
     :return: tensor of shape ``(groups * width, batch)``
     """
     transposed, order = pattern.transposed
-    weights = np.take(_weights(values, [pattern]), order)
+    weights = _weights(values, [pattern])
     dx = empty_activations(transposed.rows, dy.shape[1], values)
-    _multiply(transposed, weights, weights[:0], dy, dx, add=False, relu=False)
+    _multiply(transposed, weights, weights[:0], dy, dx, order=order)
     return dx
 
 

@@ -86,7 +86,7 @@ def _apply(level: Any, x: int, stride: int, n_batch: int, chunks: int, like: Any
         sparse.multiply(
             array_at(level.pointers, (level.tiles + 1, level.rows), _INDICES),
             array_at(level.columns, level.active, _INDICES), none, groups,
-            array_at(level.values, level.active, like), bias, x, stride, level.inputs * groups,
+            array_at(level.values, level.active, like), _POSITIONS, like, bias, x, stride, level.inputs * groups,
             level.out, level.out_stride, n_batch, no, relu, none, none, chunks,
         )  # fmt: skip
     else:
@@ -191,16 +191,11 @@ def _pull_back(
     none, one, no, _ = _constants()
     dy, dy_stride, groups, width = level.d_out, level.d_out_stride, level.groups, level.inputs - level.first
     if level.is_sparse:
-        values, positions = (
-            array_at(level.values, level.active, like),
-            array_at(level.t_order, level.t_active, _POSITIONS),
-        )
-        taken = array_at(level.scratch, level.t_active, like)
-        for p in range(level.t_active):
-            taken[p] = values[positions[p]]
         sparse.multiply(
             array_at(level.t_pointers, (level.t_tiles + 1, groups * width), _INDICES),
-            array_at(level.t_columns, level.t_active, _INDICES), none, groups, taken, like, dy, dy_stride, level.rows,
+            array_at(level.t_columns, level.t_active, _INDICES), none, groups,
+            array_at(level.values, level.active, like), array_at(level.t_order, level.t_active, _POSITIONS),
+            array_at(level.scratch, level.t_active, like), like, dy, dy_stride, level.rows,
             dx, dx_stride, n_batch, no, no, mask, mask_stride, chunks,
         )  # fmt: skip
     else:

@@ -39,6 +39,7 @@ from sparse_rl.kernels.simd import (
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int32]
+Positions = NDArray[np.int64]
 
 
 @njit
@@ -78,6 +79,8 @@ def multiply(
     first_input: int,
     groups: int,
     values: Floats,
+    order: Positions,
+    ordered: Floats,
     bias: Floats,
     x: int,
     x_stride: int,
@@ -99,6 +102,8 @@ def multiply(
     :param first_input: the feature at which ``x`` begins
     :param groups: the matrix is block-diagonal, of so many equal blocks, from whose first feature the columns count
     :param values: the active weights, ``(active,)``
+    :param order: where among the values each active weight is found, ``(active,)``; empty if they are in order
+    :param ordered: room for them in order, ``(active,)``; empty if they are
     :param bias: ``(rows,)``; empty for none
     :param x: address of the activations, ``(inputs, batch)``
     :param x_stride: elements between two rows of them
@@ -113,23 +118,24 @@ def multiply(
     :param chunks: into how many pieces of work the rows are cut
     """
     n_rows = pointers.shape[1]
-    matrix = (pointers, columns, values, bias, first_input, n_rows // groups)
+    weights = ordered if order.size > 0 else values
+    matrix = (pointers, columns, weights, bias, first_input, n_rows // groups)
     activations = (x, x_stride, n_inputs // groups)
     result = (y, y_stride, accumulate, relu, mask, mask_stride)
-    width = lanes_of(wide(values))
-    strips = (n_batch + width - 1) // width
     # A thread gets whole rows: if two wrote to parts of one, the cache would fetch for the one what the other has.
-    for job in prange(chunks * strips):
-        chunk, entry = job // strips, job % strips * width
-        stop = min(entry + width, n_batch)
+    for chunk in prange(chunks):
         rows = (n_rows * chunk // chunks, n_rows * (chunk + 1) // chunks)
-        first, tail = entry, stop - lanes_of(narrow(values))
-        entry = _multiply_strips(wide(values), matrix, activations, result, rows, entry, stop)
-        entry = _multiply_strips(narrow(values), matrix, activations, result, rows, entry, stop)
-        if entry < stop and tail >= first and not accumulate:
+        if order.size > 0 and rows[0] < rows[1]:
+            # Each thread its own: what another has written has to come from that one's cache.
+            for p in range(np.uint64(pointers[0, rows[0]]), np.uint64(pointers[-1, rows[1] - 1])):
+                ordered[p] = values[order[p]]
+        entry = _multiply_strips(wide(values), matrix, activations, result, rows, 0, n_batch)
+        tail = n_batch - lanes_of(narrow(values))
+        entry = _multiply_strips(narrow(values), matrix, activations, result, rows, entry, n_batch)
+        if entry < n_batch and tail >= 0 and not accumulate:
             # What is left is too narrow for a vector: compute some of the entries before once more.
-            entry = _multiply_strips(narrow(values), matrix, activations, result, rows, tail, stop)
-        _multiply_strips(single(values), matrix, activations, result, rows, entry, stop)
+            entry = _multiply_strips(narrow(values), matrix, activations, result, rows, tail, n_batch)
+        _multiply_strips(single(values), matrix, activations, result, rows, entry, n_batch)
 
 
 @cached_njit(fastmath={"contract", "reassoc", "nsz"})
