@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from _report import machine, parser, restart_with, spread, write
 
-from sparse_rl.agents.memory import nbytes
+from sparse_rl.agents.replay.memory import nbytes
 from sparse_rl.checkpoints import CheckpointFolder, ReplayLog
 from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.training.experiment import Experiment

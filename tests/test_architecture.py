@@ -43,7 +43,7 @@ def test_every_room_is_known() -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_arrows_point_one_way(room: str) -> None:
-    for file in (ROOT / "sparse_rl" / room).glob("*.py"):
+    for file in (ROOT / "sparse_rl" / room).rglob("*.py"):
         for name in imports(file):
             package, _, rest = name.partition(".")
             if package == "sparse_rl" and rest.split(".")[0] in ROOMS:

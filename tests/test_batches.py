@@ -7,8 +7,8 @@ import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sparse_rl.agents import batches
-from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay import batches
+from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.envs import make
 
 GAMMA = 0.97

@@ -14,12 +14,12 @@ from test_learners import OURS, SPARSE, THEIRS, assert_same, both, updated
 from test_learners import make as make_learner
 from test_replay import ACTION_SPACE, FEATURES, NOISE, REAL, Both, Fickle, add, fill, spaces_of
 
-from sparse_rl.agents.dynamic_replay import (
+from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay.dynamic import (
     DynamicObservedReplayBuffer,
     DynamicRedrawnReplayBuffer,
     DynamicReplayBuffer,
 )
-from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.envs import Autoregressive, NoiseFeatures, NoiseModel, PermuteFeatures, time_constants
 
 LINE = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)

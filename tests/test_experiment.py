@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.plots.curves import Agent, Curve
 from sparse_rl.plots.intervals import interval, iqm
 

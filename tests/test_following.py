@@ -237,7 +237,7 @@ def test_what_memory_held_before_does_not_matter(
         return model
 
     expected = run(THEIRS[learner])
-    monkeypatch.setattr("sparse_rl.agents.batches.empty_rows", reserve)
+    monkeypatch.setattr("sparse_rl.agents.replay.batches.empty_rows", reserve)
     for _ in range(3):
         assert_same(run(OURS[learner]), expected)
 

@@ -13,12 +13,13 @@ from stable_baselines3 import PPO
 from sparse_rl import topology
 from sparse_rl.agents import SAC, checks, classes, foreign
 from sparse_rl.agents.build import gradient_steps_of, in_gradient_steps, learner_defaults, make_method, make_model
-from sparse_rl.agents.checks import InputError, check_recipe
+from sparse_rl.agents.checks import check_recipe
 from sparse_rl.agents.classes import LEARNERS
 from sparse_rl.agents.learners import check_actions, learner_class
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, load_recipe, methods
 from sparse_rl.commands.train_arguments import make_parser
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.inputs import InputError
 from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.sb3.steps import gradient_steps
 from sparse_rl.training.plan import Plan, make_plan, read_recipe

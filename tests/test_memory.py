@@ -8,14 +8,14 @@ import pytest
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sparse_rl.agents.build import learner_defaults, make_model, replay_footprint
-from sparse_rl.agents.checks import InputError
-from sparse_rl.agents.dynamic_replay import (
+from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay.dynamic import (
     DynamicObservedReplayBuffer,
     DynamicRedrawnReplayBuffer,
     DynamicReplayBuffer,
 )
-from sparse_rl.agents.memory import Footprint, available_memory, nbytes, size
-from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay.memory import Footprint, available_memory, nbytes, size
+from sparse_rl.inputs import InputError
 from sparse_rl.training.vec_envs import make_vec_env
 
 GB = 10**9

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sparse_rl
 from sparse_rl.agents import as_trained, load_agent, load_normalization, save_agent
-from sparse_rl.agents.normalization import normalize_rows
+from sparse_rl.agents.replay.normalization import normalize_rows
 from sparse_rl.commands.train import main
 from sparse_rl.storage import StorageError, load_tensors, save_tensors
 from sparse_rl.training.evaluation import evaluate

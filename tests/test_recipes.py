@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_method, make_model
-from sparse_rl.agents.checks import InputError, Number, check_recipe
+from sparse_rl.agents.checks import check_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments, parse_yaml
 from sparse_rl.commands.train_arguments import make_parser
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.inputs import InputError, Number
 from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env

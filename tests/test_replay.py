@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.agents.sac import SAC
 from sparse_rl.envs import (
     Autoregressive,

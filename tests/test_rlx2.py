@@ -14,13 +14,14 @@ from stable_baselines3.common.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_rl.agents.build import replay_callbacks
-from sparse_rl.agents.checks import InputError, check_recipe
-from sparse_rl.agents.dynamic_replay import DynamicReplayBuffer
+from sparse_rl.agents.checks import check_recipe
 from sparse_rl.agents.recipe import load_recipe
-from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
+from sparse_rl.agents.replay.callbacks import DynamicCapacityCallback, MultiStepCallback
+from sparse_rl.agents.replay.dynamic import DynamicReplayBuffer
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.commands.train import main
+from sparse_rl.inputs import InputError
 
 ENV = "InvertedPendulum-noise90"
 # The method's times, for runs of 200 steps.

@@ -14,10 +14,10 @@ from hub_stand_in import TOKEN, StandIn, stand_in
 from huggingface_hub.utils import disable_progress_bars
 
 from sparse_rl.agents import load_agent
-from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.train import main as train
 from sparse_rl.commands.train_arguments import public_command
+from sparse_rl.inputs import InputError
 from sparse_rl.sharing.bundle import MOST_BYTES
 from sparse_rl.training.evaluation import evaluate
 from sparse_rl.training.resuming import CIRCUMSTANCES, differences

@@ -11,9 +11,9 @@ from _experiment.results import Row, write_results
 from experiment import main
 from test_replay import REAL, fill, noisy, spaces_of
 
-from sparse_rl.agents.batches import sample
-from sparse_rl.agents.dynamic_replay import DynamicRedrawnReplayBuffer
-from sparse_rl.agents.replay import RedrawnReplayBuffer
+from sparse_rl.agents.replay.batches import sample
+from sparse_rl.agents.replay.buffers import RedrawnReplayBuffer
+from sparse_rl.agents.replay.dynamic import DynamicRedrawnReplayBuffer
 from sparse_rl.commands.train import main as train
 from sparse_rl.envs import permutation_at
 from sparse_rl.plots.curves import Agent, Curve

@@ -15,8 +15,8 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from stable_baselines3 import SAC
 
 from sparse_rl.agents import save_agent
-from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.main import main as sparse_rl
+from sparse_rl.inputs import InputError
 from sparse_rl.training import videos
 from sparse_rl.training.videos import check_format, choose_gl, obstacle_to_windows
 

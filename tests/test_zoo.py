@@ -17,11 +17,11 @@ from zoo import BEGIN, END, _put_in_place
 from zoo import main as publish
 
 from sparse_rl.agents import load, load_agent
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.saved import CONFIG, MODEL
 from sparse_rl.agents.zoo import CARD, EXAMPLES, ZooAgent, find, zoo
 from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.envs import make
+from sparse_rl.inputs import InputError
 from sparse_rl.metrics import count_weights
 from sparse_rl.sb3.networks import networks_of
 from sparse_rl.storage import load_tensors

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparse_rl.agents.checks import InputError, describe
 from sparse_rl.agents.recipe import override, parse_yaml
 from sparse_rl.commands.train_arguments import make_parser, read_plan
+from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import unknown
 from sparse_rl.training.plan import Plan
 

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 
 LIFELINE = Path(__file__).with_name("lifeline.py")
 POLL = 0.1  # seconds

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from _experiment.curves import costs, panels, reach, scores
 from _experiment.recovery import REGAINED, recoveries
 from _experiment.results import Row, replacing
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 from sparse_rl.plots import drawing
 from sparse_rl.plots.curves import Agent, Panel

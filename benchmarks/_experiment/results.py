@@ -9,7 +9,7 @@ from pathlib import Path
 
 from _experiment.grid import Cell
 from _experiment.runs import Run
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 
 FILE = "results.csv"
 

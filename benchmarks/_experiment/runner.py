@@ -12,7 +12,7 @@ from _experiment.grid import Cell
 from _experiment.launch import NO_ANSWER, Job
 from _experiment.results import FILE, rows_of, write_results
 from _experiment.runs import Run, cut_off_runs, finished_runs
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.run_folder import file_name
 

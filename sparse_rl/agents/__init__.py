@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparse_rl.agents.classes import register
-    from sparse_rl.agents.dynamic_replay import DynamicReplayBuffer
     from sparse_rl.agents.foreign import safe_load
-    from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
-    from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
+    from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
+    from sparse_rl.agents.replay.callbacks import DynamicCapacityCallback, MultiStepCallback
+    from sparse_rl.agents.replay.dynamic import DynamicReplayBuffer
     from sparse_rl.agents.sac import SAC
     from sparse_rl.agents.saved import as_trained, load_agent, load_normalization, save_agent
     from sparse_rl.agents.td3 import TD3
@@ -35,11 +35,11 @@ __all__ = [
 _LAZY = {
     "SAC": "sac",
     "TD3": "td3",
-    "DynamicCapacityCallback": "replay_callbacks",
-    "DynamicReplayBuffer": "dynamic_replay",
-    "MultiStepCallback": "replay_callbacks",
-    "ObservedReplayBuffer": "replay",
-    "RedrawnReplayBuffer": "replay",
+    "DynamicCapacityCallback": "replay.callbacks",
+    "DynamicReplayBuffer": "replay.dynamic",
+    "MultiStepCallback": "replay.callbacks",
+    "ObservedReplayBuffer": "replay.buffers",
+    "RedrawnReplayBuffer": "replay.buffers",
     "as_trained": "saved",
     "load": "zoo",
     "load_agent": "saved",

@@ -16,19 +16,20 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl import topology
-from sparse_rl.agents.checks import METHODS, MOMENTS, RUN_KEYS, SPARSE_KEYS, InputError
+from sparse_rl.agents.checks import METHODS, MOMENTS, RUN_KEYS, SPARSE_KEYS
 from sparse_rl.agents.classes import POLICY_CLASSES, parameters_of, settings_of
 from sparse_rl.agents.description import Description
-from sparse_rl.agents.dynamic_replay import (
+from sparse_rl.agents.learner import FastLearner
+from sparse_rl.agents.learners import dense_policy, learner_class
+from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
+from sparse_rl.agents.replay.callbacks import DynamicCapacityCallback, MultiStepCallback
+from sparse_rl.agents.replay.dynamic import (
     DynamicObservedReplayBuffer,
     DynamicRedrawnReplayBuffer,
     DynamicReplayBuffer,
 )
-from sparse_rl.agents.learner import FastLearner
-from sparse_rl.agents.learners import dense_policy, learner_class
-from sparse_rl.agents.memory import Footprint, nbytes
-from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
-from sparse_rl.agents.replay_callbacks import DynamicCapacityCallback, MultiStepCallback
+from sparse_rl.agents.replay.memory import Footprint, nbytes
+from sparse_rl.inputs import InputError
 from sparse_rl.names import find, is_own, unknown
 from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import sparse_policy

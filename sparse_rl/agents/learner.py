@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sparse_rl.agents.acting import WHY, is_acting_only
-from sparse_rl.agents.batches import Batch, sample
 from sparse_rl.agents.networks import Watch, has_known_networks, is_batch
 from sparse_rl.agents.optimizers import FastAdam
 from sparse_rl.agents.passes import act
+from sparse_rl.agents.replay.batches import Batch, sample
 from sparse_rl.kernels import follow_torch, kernels_only
 from sparse_rl.nn import FeatureMajorMLP
 

@@ -8,8 +8,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.classes import ANY_ACTIONS, LEARNERS, class_of, register
+from sparse_rl.inputs import InputError
 from sparse_rl.names import find, is_own, unknown
 
 

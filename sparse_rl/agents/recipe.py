@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium
 import yaml
 
-from sparse_rl.agents.checks import InputError, describe
+from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import find, is_own, unknown
 from sparse_rl.storage import open_regular
 

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sparse_rl.agents.acting import is_acting_only, tensors_to_act
 from sparse_rl.agents.description import Description
 from sparse_rl.agents.filling import fill, variables_of
-from sparse_rl.agents.normalization import METADATA, PREFIX, Normalization
+from sparse_rl.agents.replay.normalization import METADATA, PREFIX, Normalization
 from sparse_rl.storage import (
     PARTIAL,
     StorageError,

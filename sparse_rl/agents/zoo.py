@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.envs import make
+from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 import argparse
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
+from sparse_rl.inputs import InputError
 
 DESCRIPTION = "Let a trained agent act, without exploration, and print its return."
 

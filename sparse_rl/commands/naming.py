@@ -3,8 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
+from sparse_rl.inputs import InputError
 
 if TYPE_CHECKING:
     from sparse_rl.training.trained import Trained

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
+from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 
 if TYPE_CHECKING:

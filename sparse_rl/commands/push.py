@@ -2,9 +2,9 @@
 
 import argparse
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.commands.counts import whole
 from sparse_rl.commands.naming import add_agent, agent_name
+from sparse_rl.inputs import InputError
 from sparse_rl.names import require
 
 DESCRIPTION = """\

@@ -13,10 +13,10 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.commands.main import fail, look_around, open_standard_streams
 from sparse_rl.commands.train_arguments import DESCRIPTION, EXAMPLES, add_arguments, make_parser, read_plan
+from sparse_rl.inputs import InputError
 from sparse_rl.names import is_own
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.console import forgiving_console

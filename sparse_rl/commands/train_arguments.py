@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 from typing import NoReturn
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
 from sparse_rl.commands.counts import positive, whole
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.inputs import InputError
 from sparse_rl.training.existing import given_flags
 from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan, make_plan, read_recipe
 

@@ -7,11 +7,11 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import load_recipe, parse_assignments
 from sparse_rl.commands.counts import positive
 from sparse_rl.commands.train_arguments import add_plan_arguments, make_parser, read_plan
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.inputs import InputError
 from sparse_rl.names import require
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.console import forgiving_console

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 
 DESCRIPTION = "List the trained agents that come with the package, or show the card of one."
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.plots.intervals import Array
 from sparse_rl.storage import StorageError, load_arrays, open_regular, write_atomically
 from sparse_rl.training.existing import read_config

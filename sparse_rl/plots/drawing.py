@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.plots.curves import AXES, Agent, Curve, Panel, all_curves
 from sparse_rl.storage import write_atomically
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.plots.folders import Found
 from sparse_rl.training.run_folder import file_name
 

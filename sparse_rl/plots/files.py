@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.plots.intervals import Array
 from sparse_rl.storage import open_regular
 from sparse_rl.training.returns import EVALUATIONS as EVALUATIONS

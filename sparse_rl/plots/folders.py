@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparse_rl.agents.checks import InputError, Number
 from sparse_rl.envs import EnvironmentIdError
+from sparse_rl.inputs import InputError, Number
 from sparse_rl.plots.files import EVALUATIONS, MONITORS
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.plots.curves import Agent, Record, grouped
 from sparse_rl.plots.files import EVALUATIONS, Episodes, clock, operations, read_episodes, read_evaluations
 from sparse_rl.plots.folders import Found, settings_of

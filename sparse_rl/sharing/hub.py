@@ -23,8 +23,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.saved import CONFIG, MODEL
+from sparse_rl.inputs import InputError
 from sparse_rl.sharing.bundle import CARD, MOST_BYTES, Bundle, unpack
 from sparse_rl.sharing.card import model_card
 from sparse_rl.storage import StorageError

@@ -15,7 +15,7 @@ from stable_baselines3.sac import SAC
 from stable_baselines3.td3 import TD3
 from torch import nn
 
-from sparse_rl.agents.replay import RedrawnReplayBuffer
+from sparse_rl.agents.replay.buffers import RedrawnReplayBuffer
 from sparse_rl.metrics import (
     Passage,
     dormant_ratio,

@@ -8,8 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sparse_rl.agents.checks import InputError, check_recipe
+from sparse_rl.agents.checks import check_recipe
 from sparse_rl.agents.recipe import check_algorithm, learner_of, read_yaml
+from sparse_rl.inputs import InputError
 from sparse_rl.storage import locked
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, STAGING, has_results

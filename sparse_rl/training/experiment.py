@@ -29,13 +29,13 @@ from sparse_rl.agents.build import (
     replay_callbacks,
     replay_footprint,
 )
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.description import Description
 from sparse_rl.agents.learners import check_actions
-from sparse_rl.agents.memory import available_memory
 from sparse_rl.agents.recipe import learner_of
+from sparse_rl.agents.replay.memory import available_memory
 from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.envs import NonFiniteObservationError, has_time_limit
+from sparse_rl.inputs import InputError
 from sparse_rl.metrics import learning_curve_area
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback

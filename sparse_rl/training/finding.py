@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import MODEL
 from sparse_rl.agents.zoo import CARD, find, read_card, zoo
+from sparse_rl.inputs import InputError
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol
 from sparse_rl.training.run_folder import agent_folder, file_name

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_rl.agents.checks import SPARSE_KEYS, InputError, Number, check_recipe
+from sparse_rl.agents.checks import SPARSE_KEYS, check_recipe
 from sparse_rl.agents.recipe import Recipe, learner_of, load_recipe, override, parse_assignments
 from sparse_rl.envs import EnvironmentId
+from sparse_rl.inputs import InputError, Number
 
 MAX_SEED = 2**31 - 1
 #: Environment steps between two checkpoints.

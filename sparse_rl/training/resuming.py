@@ -11,7 +11,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.checkpoints import (
     CheckpointFolder,
     ReplayLog,
@@ -21,6 +20,7 @@ from sparse_rl.checkpoints import (
     restore_agent,
     restore_generators,
 )
+from sparse_rl.inputs import InputError
 from sparse_rl.storage import StorageError
 from sparse_rl.training.guard import GuardCallback, TrainingEnded
 from sparse_rl.training.tensorboard import cut_curves, keep_curves, open_logger

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.storage import PARTIAL, move_into_place, write_atomically
 
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed

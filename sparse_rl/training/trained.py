@@ -19,13 +19,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from sparse_rl import envs
 from sparse_rl.agents import load_agent
 from sparse_rl.agents.build import describe_networks, learner_defaults, make_model
-from sparse_rl.agents.checks import InputError, check_recipe
+from sparse_rl.agents.checks import check_recipe
 from sparse_rl.agents.filling import fill
 from sparse_rl.agents.foreign import read_zip
 from sparse_rl.agents.learners import learner_class
-from sparse_rl.agents.normalization import Normalization
 from sparse_rl.agents.recipe import check_algorithm, learner_of
+from sparse_rl.agents.replay.normalization import Normalization
 from sparse_rl.agents.saved import View, view_of
+from sparse_rl.inputs import InputError
 from sparse_rl.names import is_own
 from sparse_rl.training.finding import Found, find_agent
 from sparse_rl.training.vec_envs import make_vec_env, set_phase

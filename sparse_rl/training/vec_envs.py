@@ -17,10 +17,10 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
-from sparse_rl.agents.checks import InputError
-from sparse_rl.agents.normalization import Normalization
+from sparse_rl.agents.replay.normalization import Normalization
 from sparse_rl.envs import make
 from sparse_rl.envs.state import StateError, restore, state_of
+from sparse_rl.inputs import InputError
 from sparse_rl.training.console import forgive_console
 
 VEC_ENVS: Mapping[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}

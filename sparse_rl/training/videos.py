@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 from sparse_rl.storage import move_into_place
 from sparse_rl.training.trained import Trained

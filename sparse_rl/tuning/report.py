@@ -18,8 +18,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import read_yaml
+from sparse_rl.inputs import InputError
 from sparse_rl.storage import write_atomically
 from sparse_rl.tuning.space import Choices, Range, Space, words_of
 from sparse_rl.tuning.study import RUN, WHY, best_of, ended

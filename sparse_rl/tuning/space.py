@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.agents.checks import InputError, describe, method_settings
+from sparse_rl.agents.checks import method_settings
 from sparse_rl.agents.recipe import learner_of, parse_yaml
+from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import unknown
 from sparse_rl.training.plan import Plan
 

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.tuning.report import describe_trial
 from sparse_rl.tuning.space import PlanFor, Space, Value, words_of
 from sparse_rl.tuning.study import PRUNED, RUN, WHY, ask, best_of, cut_off, ended, suggest

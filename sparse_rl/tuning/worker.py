@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sparse_rl.agents.checks import InputError
+from sparse_rl.inputs import InputError
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.console import forgive_console
 from sparse_rl.training.plan import Plan

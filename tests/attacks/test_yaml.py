@@ -6,9 +6,9 @@ import pytest
 from _experiment.grid import read_grid
 from conftest import Payload, Warden
 
-from sparse_rl.agents.checks import InputError
 from sparse_rl.agents.recipe import load_recipe, parse_assignments
 from sparse_rl.commands.main import main
+from sparse_rl.inputs import InputError
 from sparse_rl.training.evaluation import evaluate
 from sparse_rl.training.existing import read_config
 

@@ -6,7 +6,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sparse_rl.agents.dynamic_replay import DynamicReplayBuffer
+from sparse_rl.agents.replay.dynamic import DynamicReplayBuffer
 
 
 class _ReplayCallback(BaseCallback):

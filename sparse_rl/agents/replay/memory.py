@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sparse_rl.agents.checks import InputError
-from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.inputs import InputError
 
 _NOISE = {
     ObservedReplayBuffer: "observed noise is regenerated, not stored",

@@ -8,9 +8,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sparse_rl.agents.gather import gather, pick
-from sparse_rl.agents.normalization import normalize_rows
-from sparse_rl.agents.replay import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay.gather import gather, pick
+from sparse_rl.agents.replay.normalization import normalize_rows
 from sparse_rl.kernels import empty_rows, follow_torch
 
 Floats = NDArray[np.float32]

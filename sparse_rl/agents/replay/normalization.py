@@ -15,7 +15,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sparse_rl.agents.checks import NORMALIZE
-from sparse_rl.agents.gather import normalize
+from sparse_rl.agents.replay.gather import normalize
 from sparse_rl.storage import StorageError
 
 PREFIX = "normalization."  # before the names of these tensors of an agent's file

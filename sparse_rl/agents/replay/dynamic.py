@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sparse_rl.agents.replay import CompactReplayBuffer, ObservedReplayBuffer, RedrawnReplayBuffer
+from sparse_rl.agents.replay.buffers import CompactReplayBuffer, ObservedReplayBuffer, RedrawnReplayBuffer
 
 
 class DynamicReplayBuffer(ReplayBuffer):

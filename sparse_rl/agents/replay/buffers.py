@@ -13,8 +13,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sparse_rl.agents.gather import gather, reorder
-from sparse_rl.agents.normalization import normalize_rows
+from sparse_rl.agents.replay.gather import gather, reorder
+from sparse_rl.agents.replay.normalization import normalize_rows
 from sparse_rl.envs import NoiseModel, Stream, permutation_at
 from sparse_rl.kernels import empty_rows, follow_torch
 
