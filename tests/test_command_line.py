@@ -27,6 +27,21 @@ def test_typos(word: str, answer: str, capsys: pytest.CaptureFixture[str]) -> No
     assert answer in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("train --totl-timesteps 10", "Unknown option '--totl-timesteps'. Did you mean '--total-timesteps'"),
+        ("train --sparsty=0.9", "Unknown option '--sparsty'. Did you mean '--sparsity'"),
+        ("plot --out x runs --reech 3", "Unknown option '--reech'."),
+    ],
+)
+def test_typos_in_flags(words: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == 2
+    assert answer in capsys.readouterr().err
+
+
 def test_an_interruption_is_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt

@@ -295,6 +295,8 @@ def test_a_signal_ends_an_evaluation_too(tmp_path: Path) -> None:
         ("--algo ANF-SAC", "Unknown algorithm 'ANF-SAC'. Did you mean 'anf-sac'?"),
         ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds goes with ds-sac, ds-td3 only."),
         ("--env HalfCheeta-noise98", "Unknown environment 'HalfCheeta'. Did you mean 'HalfCheetah'"),
+        ("--env HalfCheetah98", "Unknown environment 'HalfCheetah98'. Did you mean 'HalfCheetah-noise98'?"),
+        ("--env Hopper-Noise90", "Unknown environment 'Hopper-Noise90'. Did you mean 'Hopper-noise90'?"),
         ("--env HalfCheetah-noise100", "noise is a percentage in [0, 100)"),
         ("--env HalfCheetah-nose98", "'HalfCheetah"),
         ("--env nowhere:Hopper-noise90", "No module named 'nowhere'"),

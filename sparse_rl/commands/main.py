@@ -1,6 +1,5 @@
 """``sparse-rl``: finds the command that the first word names, and has it parse and do the rest."""
 
-import argparse
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from sparse_rl.commands.parser import Parser
 from sparse_rl.names import look_in, unknown
 from sparse_rl.version import __version__
 
@@ -35,25 +35,19 @@ SPARSE_RL_DEBUG=1 shows where an error comes from.
 """
 
 
-def make_parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+def make_parser(commands: Sequence[str] = tuple(COMMANDS)) -> Parser:
     """
     Make the parser of ``sparse-rl``.
 
     :param commands: the commands whose arguments it shall know; to import no more than it takes
     :return: the parser
     """
-    parser = argparse.ArgumentParser(
-        "sparse-rl",
-        description="Train, look at and compare agents with sparse networks.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    what = "Train, look at and compare agents with sparse networks."
+    parser = Parser("sparse-rl", description=what, epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"sparse_rl {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     for name, what in COMMANDS.items():
-        shape = argparse.RawDescriptionHelpFormatter
-        subparser = subparsers.add_parser(name, help=what, formatter_class=shape, allow_abbrev=False)
+        subparser = subparsers.add_parser(name, help=what)
         if name in commands:
             module = import_module(f"sparse_rl.commands.{name}")
             subparser.description, subparser.epilog = module.DESCRIPTION, module.EXAMPLES

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, methods
 from sparse_rl.commands.counts import positive, whole
+from sparse_rl.commands.parser import Parser
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError
 from sparse_rl.training.existing import given_flags
@@ -43,13 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     :return: the parser
     """
-    parser = argparse.ArgumentParser(
-        "train.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("train.py", description=DESCRIPTION, epilog=EXAMPLES)
     add_arguments(parser)
     return parser
 

@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: the parser
     """
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
-    actions.add_parser("list", help="list all agents, as without an action", allow_abbrev=False)
-    show = actions.add_parser("show", help="show the card of an agent", allow_abbrev=False)
+    actions.add_parser("list", help="list all agents, as without an action")
+    show = actions.add_parser("show", help="show the card of an agent")
     show.add_argument("agent", nargs="+", metavar="ALGO ENV", help="for example anf-sac HalfCheetah-noise98")
 
 

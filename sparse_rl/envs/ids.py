@@ -53,6 +53,7 @@ _ID = re.compile(
     re.ASCII,
 )
 _PART = re.compile(r"-(noise|std|real|ar|other|permute)[\d.]*(-|$)")  # not in the name of a base environment
+_NOISY = re.compile(r"(?P<base>.+?)-?(noise)?-?(?P<percent>[1-9]\d(\.\d+)?)%?", re.IGNORECASE)  # what may be meant so
 _MUJOCO = "gymnasium.envs.mujoco."
 
 
@@ -169,6 +170,9 @@ class EnvironmentId:
         newest = replace(self, version=None).base_id
         if newest in gym.registry:
             return {newest}
+        noisy = _NOISY.fullmatch(newest)
+        if noisy is not None and noisy["base"] in {spec.name for spec in gym.registry.values()}:
+            return {f"{noisy['base']}-noise{noisy['percent']}"}
         specs = [spec for spec in gym.registry.values() if "-noise" not in spec.name]
         return {get_env_id(spec.namespace, spec.name, None if self.version is None else spec.version) for spec in specs}
 
