@@ -65,6 +65,8 @@ class Number:
         return above and below
 
     def _range(self) -> str:
+        if self.low == float("-inf") and self.high < float("inf"):
+            return f" below {self.high:g}" if self.below else f" of at most {self.high:g}"
         if self.high < float("inf"):
             return f" in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
         if self.low > float("-inf"):

@@ -184,6 +184,10 @@ def refused(folder: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: 
 
 def test_nothing_to_animate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, folder = tmp_path / "out.gif", run_folder(tmp_path / "run")
+    assert "There is no folder" in refused(tmp_path / "nowhere", out, capsys)
+    (folder / "evaluations.npz").touch()
+    assert f"is not a run's folder. Runs below it: {folder}." in refused(tmp_path, out, capsys)
+    (folder / "evaluations.npz").unlink()
     assert "There is no run in" in refused(tmp_path, out, capsys)
     assert "has neither connectivity.npz nor connectivity.csv" in refused(folder, out, capsys)
     assert "animates one run, not 2" in refused(folder, out, capsys, str(folder))

@@ -305,6 +305,25 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "it has no config.yml" in refused(capsys, tmp_path)
 
 
+def test_a_folder_that_may_not_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = our_run(tmp_path / "sac" / "Hopper-noise90" / "1", [1.0])
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def scan(path: Path) -> object:  # permissions do not stop root, who may be running this
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    rows, error = plot(tmp_path / "out.png", capsys, tmp_path)
+    assert len(rows) == 1
+    assert good.exists()
+    assert "locked' does not count: [Errno 13] Permission denied" in error
+
+
 def test_a_good_run_among_garbage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = our_run(tmp_path / "sac" / "Hopper-noise90" / "1", [1.0])
     half = our_run(tmp_path / "sac" / "Hopper-noise90" / "2", [1.0]) / "evaluations.npz"

@@ -143,7 +143,7 @@ _LEARNER_KEYS: Mapping[str, Check] = {
     "learning_rate": Number(0, above=True),
     "buffer_size": _COUNT,
     "learning_starts": Number(0, whole=True),
-    "batch_size": _COUNT,
+    "batch_size": Number(1, 10**8, whole=True),  # more would end as an error of memory, when learning starts
     "tau": _FRACTION,
     "gamma": _FRACTION,
     "train_freq": _train_freq,

@@ -12,7 +12,7 @@ from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 
 if TYPE_CHECKING:
-    from sparse_rl.plots.folders import Found
+    from sparse_rl.plots.folders import FoundRun
 
 DESCRIPTION = """\
 Draw learning curves: one for each algorithm, environment and noise protocol, over all seeds, with 95 % intervals. Runs
@@ -97,8 +97,8 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _chosen(
-    runs: "list[Found]", names: Sequence[str] | None, kind: str, name_of: "Callable[[Found], str]"
-) -> "list[Found]":
+    runs: "list[FoundRun]", names: Sequence[str] | None, kind: str, name_of: "Callable[[FoundRun], str]"
+) -> "list[FoundRun]":
     known = {name_of(run) for run in runs}
     for name in names or ():
         if name not in known:
@@ -106,7 +106,7 @@ def _chosen(
     return [run for run in runs if names is None or name_of(run) in names]
 
 
-def _draw(runs: "list[Found]", args: argparse.Namespace, out: Path) -> int:
+def _draw(runs: "list[FoundRun]", args: argparse.Namespace, out: Path) -> int:
     from sparse_rl.plots.curves import all_curves, panels
     from sparse_rl.plots.drawing import draw, save, save_table
     from sparse_rl.plots.gathering import gather
@@ -125,7 +125,7 @@ def _draw(runs: "list[Found]", args: argparse.Namespace, out: Path) -> int:
     return 0
 
 
-def _export(runs: "list[Found]", folder: Path) -> int:
+def _export(runs: "list[FoundRun]", folder: Path) -> int:
     from sparse_rl.plots.exporting import export
 
     links = export(runs, folder)
@@ -139,11 +139,15 @@ def _export(runs: "list[Found]", folder: Path) -> int:
 
 def _animate(args: argparse.Namespace) -> int:
     from sparse_rl.plots.animation import animate, check_ending, read_film
+    from sparse_rl.plots.folders import find_runs
 
     if len(args.runs) != 1:
         raise InputError(f"--connectivity animates one run, not {len(args.runs)}: give its folder.")
     out = args.out or Path("connectivity.gif")
     check_ending(out)
+    if not (args.runs[0] / "config.yml").exists():
+        runs = [str(run.path) for run in find_runs(args.runs)[0] if run.is_ours]
+        raise InputError(f"{str(args.runs[0])!r} is not a run's folder. Runs below it: {', '.join(runs) or 'none'}.")
     film = read_film(args.runs[0])
     if not film.connections:
         _say(

@@ -234,7 +234,7 @@ def _unreadable(text: str) -> str:
 
 
 def _decimal(x: float) -> str:
-    return f"{x:.4f}".rstrip("0").rstrip(".")
+    return f"{x:.4f}".rstrip("0").rstrip(".") if round(x, 4) == x else repr(x)
 
 
 def _is_mujoco(spec: EnvSpec) -> bool:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparse_rl.inputs import InputError
-from sparse_rl.plots.folders import Found
+from sparse_rl.plots.folders import FoundRun
 from sparse_rl.training.run_folder import file_name
 
 
-def export(runs: Sequence[Found], folder: Path) -> list[Path]:
+def export(runs: Sequence[FoundRun], folder: Path) -> list[Path]:
     """
     Link runs as ``<folder>/<algo>/<env>_<n>``. Nothing is copied, so that a run that goes on is seen as it goes.
 
@@ -28,7 +28,7 @@ def export(runs: Sequence[Found], folder: Path) -> list[Path]:
     return [_link(run, folder) for run in runs]
 
 
-def _link(run: Found, folder: Path) -> Path:
+def _link(run: FoundRun, folder: Path) -> Path:
     """Take the run's own number, or the next one that is free: runs of several folders may come together here."""
     parent = folder / file_name(run.algorithm)
     parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ _MOST_SETTINGS = 20_000  # letters of all hyperparameters, which may have to sta
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRun:
     """
     A run's folder, and what it is a run of.
 
@@ -50,7 +50,7 @@ class Found:
     is_ours: bool = True
 
 
-def find_runs(paths: Sequence[Path]) -> tuple[list[Found], list[str]]:
+def find_runs(paths: Sequence[Path]) -> tuple[list[FoundRun], list[str]]:
     """
     Find all runs in or below some folders.
 
@@ -58,8 +58,9 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Found], list[str]]:
     :return: the runs, each once; and a sentence for each folder that looks like one but is none
     :raises InputError: if a path is no folder, or there is no run at all
     """
-    runs, notes = [], []
-    for folder in _candidates(paths):
+    runs: list[FoundRun] = []
+    notes: list[str] = []
+    for folder in _candidates(paths, notes):
         try:
             runs.append(_identify(folder))
         except (ValueError, OSError) as error:
@@ -74,29 +75,34 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Found], list[str]]:
     return runs, notes
 
 
-def _candidates(paths: Iterable[Path]) -> Iterator[Path]:
+def _candidates(paths: Iterable[Path], notes: list[str]) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
     for path in paths:
         if not path.is_dir():
             raise InputError(f"There is no folder {str(path)!r}: give a run's folder, or one with runs below it.")
-        yield from _below(path, seen)
+        yield from _below(path, seen, notes)
 
 
-def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Go down, also through links, which may lead round in circles."""
-    status = folder.stat()
+def _below(folder: Path, seen: set[tuple[int, int]], notes: list[str]) -> Iterator[Path]:
+    """Go down, also through links, which may lead round in circles; note what may not be read."""
+    try:
+        status = folder.stat()
+        is_run = (folder / EVALUATIONS).exists() or any(folder.glob(MONITORS))
+        entries = [] if is_run else sorted(os.scandir(folder), key=lambda entry: (len(entry.name), entry.name))
+    except OSError as error:
+        notes.append(f"{str(folder)!r} does not count: {error}")
+        return
     if (key := (status.st_dev, status.st_ino)) in seen:
         return
     seen.add(key)
-    if (folder / EVALUATIONS).exists() or any(folder.glob(MONITORS)):
+    if is_run:
         yield folder
-        return
-    for entry in sorted(os.scandir(folder), key=lambda entry: (len(entry.name), entry.name)):
+    for entry in entries:
         if entry.is_dir() and not entry.name.startswith(".") and entry.name != CHECKPOINTS:
-            yield from _below(Path(entry.path), seen)
+            yield from _below(Path(entry.path), seen, notes)
 
 
-def _identify(folder: Path) -> Found:
+def _identify(folder: Path) -> FoundRun:
     path = folder.absolute()
     if (folder / "config.yml").exists():
         return _ours(folder, read_config(folder))
@@ -113,10 +119,10 @@ def _identify(folder: Path) -> Found:
         replay = "no noise"
     number, algorithm = int(name["number"]), path.parent.name
     _check_names(algorithm, environment)
-    return Found(folder, algorithm, environment, replay, number, None, folder, is_ours=False)
+    return FoundRun(folder, algorithm, environment, replay, number, None, folder, is_ours=False)
 
 
-def _ours(folder: Path, config: Mapping[str, Any]) -> Found:
+def _ours(folder: Path, config: Mapping[str, Any]) -> FoundRun:
     algorithm, environment = config.get("algo"), config.get("env")
     if not isinstance(algorithm, str) or not isinstance(environment, str):
         raise InputError("its config.yml does not say what it is a run of.")
@@ -129,7 +135,7 @@ def _ours(folder: Path, config: Mapping[str, Any]) -> Found:
     for key in _OF_LOOKING:
         settings.pop(key, None)
     number = folder.absolute().name
-    return Found(
+    return FoundRun(
         folder,
         algorithm,
         environment,
@@ -156,24 +162,24 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def settings_of(runs: Sequence[Found]) -> list[str]:
+def settings_of(runs: Sequence[FoundRun]) -> list[str]:
     """
     Say what sets runs of the same algorithm, environment and noise protocol apart, besides their seeds.
 
     :param runs: the runs
     :return: for each the hyperparameters in which it differs from another one; of which project it is, if not of ours
     """
-    kinds: dict[tuple[Any, ...], list[Found]] = {}
+    kinds: dict[tuple[Any, ...], list[FoundRun]] = {}
     for run in runs:
         kinds.setdefault(_kind(run), []).append(run)
     return [_difference(run, kinds[_kind(run)]) if run.is_ours else RL_ZOO for run in runs]
 
 
-def _kind(run: Found) -> tuple[Any, ...]:
+def _kind(run: FoundRun) -> tuple[Any, ...]:
     return run.algorithm, run.environment, run.replay, run.is_ours
 
 
-def _difference(run: Found, others: Sequence[Found]) -> str:
+def _difference(run: FoundRun, others: Sequence[FoundRun]) -> str:
     keys = dict.fromkeys(key for other in others for key in other.hyperparameters)
     differing = [
         key for key in keys if any(other.hyperparameters.get(key) != run.hyperparameters.get(key) for other in others)

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from sparse_rl.inputs import InputError
 from sparse_rl.plots.curves import Agent, Record, grouped
 from sparse_rl.plots.files import EVALUATIONS, Episodes, clock, operations, read_episodes, read_evaluations
-from sparse_rl.plots.folders import Found, settings_of
+from sparse_rl.plots.folders import FoundRun, settings_of
 
 #: About as many points has a curve of training episodes.
 POINTS = 200
 
 
-def gather(runs: Sequence[Found], axis: str = "steps", window: int | None = None) -> tuple[list[Record], list[str]]:
+def gather(runs: Sequence[FoundRun], axis: str = "steps", window: int | None = None) -> tuple[list[Record], list[str]]:
     """
     Read what runs have learnt.
 
@@ -56,7 +56,7 @@ def _distance(runs: Sequence[Episodes]) -> int:
     return int(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted))
 
 
-def _record(run: Found, settings: str, episodes: Episodes, axis: str, window: int | None, every: int) -> Record:
+def _record(run: FoundRun, settings: str, episodes: Episodes, axis: str, window: int | None, every: int) -> Record:
     if window is None:
         if not (run.path / EVALUATIONS).exists():
             raise InputError(f"it has no {EVALUATIONS}; with --training its training episodes can be drawn.")

@@ -25,7 +25,7 @@ from sparse_rl.inputs import InputError
 from sparse_rl.storage import StorageError, open_regular
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.existing import read_config
-from sparse_rl.training.finding import Found
+from sparse_rl.training.finding import FoundAgent
 from sparse_rl.training.returns import EVALUATIONS, read_evaluations
 from sparse_rl.training.returns import MOST_BYTES as MOST_EVALUATION_BYTES
 from sparse_rl.training.run_folder import agent_folder, file_name
@@ -80,7 +80,7 @@ class Bundle:
 
 
 def collect(
-    found: Found,
+    found: FoundAgent,
     public_command: Callable[[str], str],
     env: str | None = None,
     phase: int | None = None,
@@ -121,7 +121,7 @@ def collect(
     return Bundle(files, settings, summary, *known, trained.model.num_timesteps, evaluated_in, returns, seed)
 
 
-def _files_around(found: Found) -> dict[str, bytes]:
+def _files_around(found: FoundAgent) -> dict[str, bytes]:
     """Read what lies beside an agent: of a run, or of an agent of the zoo."""
     if found.run is None:
         names = (ZOO_CARD, PICTURE) if found.card is not None else ()

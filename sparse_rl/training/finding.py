@@ -15,7 +15,7 @@ from sparse_rl.training.run_folder import agent_folder, file_name
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundAgent:
     """
     An agent that has been found; nothing of it has been loaded.
 
@@ -80,7 +80,7 @@ class Found:
         return phase
 
 
-def find_agent(where: str, best: bool = False) -> Found:
+def find_agent(where: str, best: bool = False) -> FoundAgent:
     """
     Find a trained agent.
 
@@ -96,21 +96,21 @@ def find_agent(where: str, best: bool = False) -> Found:
     is_agent = (folder / MODEL).exists()
     if folder.is_dir() and not is_agent and ((folder / "config.yml").exists() or not _is_in_the_zoo(where)):
         config, which = read_config(folder), "best" if best else "last"
-        return Found(agent_folder(folder / _file_names(config)[which]), folder, config, which=which)
+        return FoundAgent(agent_folder(folder / _file_names(config)[which]), folder, config, which=which)
     if best:
         raise InputError(f"{where!r} is one agent, and no run of which there could be a best one: leave out --best.")
     if not is_agent:
         folder = _in_the_zoo(where)
-        return Found(folder, card=read_card(folder), is_ours=True)
+        return FoundAgent(folder, card=read_card(folder), is_ours=True)
     if (folder / CARD).exists():
-        return Found(folder, card=read_card(folder))
+        return FoundAgent(folder, card=read_card(folder))
     run = folder.absolute().parent
     if not (run / "config.yml").exists():
-        return Found(folder)
+        return FoundAgent(folder)
     config = read_config(run)
     names = _file_names(config).items()
     which_ = next((which for which, name in names if agent_folder(run / name).name == folder.name), None)
-    return Found(folder, run, config, which=which_)
+    return FoundAgent(folder, run, config, which=which_)
 
 
 def _text(value: object) -> str | None:

@@ -20,6 +20,7 @@ RECIPE_FLAGS = (
     "buffer_size",
 )
 METHOD_FLAGS = ("drop_fraction", "update_interval")
+MOST_THREADS = 4096
 DEFAULTS: Mapping[str, Any] = {"n_envs": 1, "policy": "MlpPolicy", "eval_episodes": 5}
 
 
@@ -173,7 +174,7 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
         save_freq=args.save_freq,
         log_interval=int(Number(1, whole=True)("log_interval", args.log_interval)),
         device=args.device,
-        num_threads=args.num_threads,
+        num_threads=int(Number(high=MOST_THREADS, whole=True)("num_threads", args.num_threads)),
         notes=tuple(notes),
     )
 

@@ -28,7 +28,7 @@ from sparse_rl.agents.replay.normalization import Normalization
 from sparse_rl.agents.saved import View, view_of
 from sparse_rl.inputs import InputError
 from sparse_rl.names import is_own
-from sparse_rl.training.finding import Found, find_agent
+from sparse_rl.training.finding import FoundAgent, find_agent
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
 
@@ -154,7 +154,7 @@ def open_trained(
     return replace(open_found(found, env, phase, trust), folder=None if found.is_ours else Path(where))
 
 
-def open_found(found: Found, env: str | None = None, phase: int | None = None, trust: bool = False) -> Trained:
+def open_found(found: FoundAgent, env: str | None = None, phase: int | None = None, trust: bool = False) -> Trained:
     """
     Open a trained agent that has been found.
 
@@ -184,7 +184,7 @@ def open_found(found: Found, env: str | None = None, phase: int | None = None, t
     return Trained(model, environment, title, env_kwargs if env is None else {}, phase, view.normalization)
 
 
-def _title(found: Found, model: BaseAlgorithm, trained_in: str | None, environment: str | None) -> str:
+def _title(found: FoundAgent, model: BaseAlgorithm, trained_in: str | None, environment: str | None) -> str:
     """Say what it is, where it comes from, and where it acts."""
     if found.card is not None:
         which = "agent of the zoo" if found.is_ours else found.agent.name
@@ -197,7 +197,7 @@ def _title(found: Found, model: BaseAlgorithm, trained_in: str | None, environme
     return f"{found.algorithm}, trained in {trained_in} with {found.noise}, {which}, acting in {environment}"
 
 
-def _check_trust(found: Found, env: str | None, trust: bool) -> None:
+def _check_trust(found: FoundAgent, env: str | None, trust: bool) -> None:
     """Do not let a stranger's folder import anything."""
     learner = learner_of(str((found.config or {}).get("algo", "sac")))
     is_needed = env is None or not found.is_safe
