@@ -17,6 +17,8 @@ from pathlib import Path
 
 from _report import cores
 
+from sparse_rl.commands.main import look_around
+
 EXIT_FAILED_RUNS = 1
 EXIT_BAD_INPUT = 2
 
@@ -85,6 +87,7 @@ def plot(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says."""
     args = make_parser().parse_args(arguments)
+    look_around()  # a grid may name methods and learners of the user's own, as train.py may
     try:
         return run(args) if args.command == "run" else plot(args)
     except (ValueError, OSError) as error:

@@ -5,15 +5,19 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 import yaml
 from comparing import assert_same_run, run, run_in_parts
+from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from sparse_rl.agents import load_agent, register, save_agent
+from sparse_rl.agents import ObservedReplayBuffer, load_agent, register, save_agent
 from sparse_rl.agents.build import in_gradient_steps, make_method
 from sparse_rl.agents.classes import _registered
 from sparse_rl.commands.main import main as sparse_rl_main
@@ -22,7 +26,7 @@ from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.nn import rewire_layer, sparse_layers
 from sparse_rl.sb3 import SparseSACPolicy, TopologyCallback
 from sparse_rl.storage import StorageError
-from sparse_rl.topology import Budget, Topology
+from sparse_rl.topology import Budget, Topology, WeightGradient
 
 ROOT = Path(__file__).parents[1]
 SHORT = (
@@ -77,6 +81,39 @@ def test_a_method_of_ones_own_in_a_run_that_is_stopped_and_goes_on(tmp_path: Pat
         "update_interval": 10,
     }
     assert_same_run(whole, run_in_parts(words, tmp_path / "parts", (37,)))
+
+
+def test_a_method_that_looks_at_what_nobody_has_learnt_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"--algo examples.held_out:HeldOut-examples.held_out:HeldOutSAC --replay observed {SHORT} held_out:10"
+    with mock.patch("examples.held_out.HeldOutReplayBuffer._get_samples", autospec=True) as sample:
+        sample.side_effect = lambda buffer, rows, env: drawn(buffer, rows)
+        learnt, asked = set(), []
+
+        def drawn(buffer: ObservedReplayBuffer, rows: NDArray[np.int64]) -> ReplayBufferSamples:
+            if buffer.shows_held_out:  # type: ignore[attr-defined]
+                asked.append(learnt & set(rows))
+            learnt.update(rows)
+            return ObservedReplayBuffer._get_samples(buffer, rows)
+
+        run(words, tmp_path)
+    assert len(asked) >= 3
+    assert not any(asked)
+    assert main([*words.replace("observed", "redrawn").split(), "-f", str(tmp_path / "redrawn")]) == 2
+    assert "use `--replay observed`" in capsys.readouterr().err
+
+
+def test_growth_where_the_gradient_is_clear() -> None:
+    from examples.held_out import HeldOut
+
+    generator = th.Generator().manual_seed(0)
+    x, dy = th.randn(500, 20, generator=generator), th.randn(500, 4, generator=generator)
+    dy[:, 1] += 0.5 * x[:, 7]
+    dy *= th.tensor([100.0, 1, 1, 1])  # a large gradient that is all noise
+    topology = Topology.random((4, 20), 10, th.Generator().manual_seed(2))
+    free = 27 not in topology.positions
+    grown = HeldOut().grow(topology, 1, None, WeightGradient(x, dy))
+    assert free
+    assert grown.tolist() == [27]
 
 
 def test_it_can_be_named_in_a_recipe_too(tmp_path: Path) -> None:

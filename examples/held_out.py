@@ -1,0 +1,88 @@
+"""
+A method and a learner that belong together: connections grow where unseen transitions ask for them.
+
+    python train.py --algo examples.held_out:HeldOut-examples.held_out:HeldOutSAC --env HalfCheetah-noise98 \
+        --replay observed
+
+Where noise comes back as it was seen, networks memorise it, and then gradients of known transitions do not tell it from
+what matters. Those of new ones do. (How well it learns: docs/methods/screened.md.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparse_rl.agents import SAC, ObservedReplayBuffer
+from sparse_rl.nn import sparse_layers
+from sparse_rl.topology import SET, Topology, WeightGradient
+
+
+@dataclass(frozen=True)
+class HeldOut(SET):
+    """SET, with growth where the gradient, over the transitions of a batch, differs from zero most clearly."""
+
+    needs_gradient: ClassVar[bool] = True
+
+    def grow(
+        self, topology: Topology, count: int, generator: torch.Generator | None, gradient: WeightGradient | None
+    ) -> Tensor:
+        """Choose what to grow: flat positions that are free, sorted."""
+        assert gradient is not None
+        x, dy = gradient.inputs, gradient.d_outputs
+        # Sum over standard deviation of the sum: near N(0, 1) for what has nothing to do with the loss.
+        z = (dy.t() @ x) / (dy.square().t() @ x.square()).sqrt().clamp(min=1e-30)
+        clearness = z.abs().flatten()
+        clearness[topology.positions] = -1  # these exist
+        return clearness.topk(count).indices.sort().values
+
+
+class HeldOutReplayBuffer(ObservedReplayBuffer):
+    """A replay buffer that keeps its newest transitions back."""
+
+    n_held_out = 0
+    shows_held_out = False
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Store a transition, and keep it back."""
+        super().add(*args, **kwargs)
+        self.n_held_out += 1
+
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        """Sample from all others or, for once, from those that were kept back."""
+        size = self.size()
+        ages = (0, self.n_held_out) if self.shows_held_out else (min(self.n_held_out, size - 1), size)
+        return self._get_samples((self.pos - 1 - np.random.randint(*ages, size=batch_size)) % self.buffer_size, env)
+
+
+class HeldOutSAC(SAC):
+    """
+    SAC that learns from its newest transitions only after they have been asked where to grow.
+
+    :param args: those of Stable-Baselines3's ``SAC``
+    :param held_out: the most transitions to keep back
+    :param kwargs: those of Stable-Baselines3's ``SAC``
+    """
+
+    #: What goes with it when `train.py` is to run it.
+    recipe: ClassVar[Mapping[str, object]] = {"n_timesteps": 1_000_000, "learning_starts": 5000}
+
+    def __init__(self, policy: Any, env: Any, learning_rate: float = 3e-4, held_out: int = 1000, **kwargs: Any):
+        self.held_out = held_out
+        if kwargs.get("replay_buffer_class") is ObservedReplayBuffer:
+            kwargs["replay_buffer_class"] = HeldOutReplayBuffer
+        super().__init__(policy, env, learning_rate, **kwargs)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Train; if somebody watches gradients, which the topology update does, they are those of new transitions."""
+        buffer = self.replay_buffer
+        if not isinstance(buffer, HeldOutReplayBuffer):
+            raise ValueError("HeldOutSAC holds back noise that is observed: use `--replay observed`.")
+        buffer.n_held_out = min(buffer.n_held_out, self.held_out)
+        buffer.shows_held_out = any(layer._forward_hooks for layer in sparse_layers(self.policy).values())
+        super().train(gradient_steps, buffer.n_held_out if buffer.shows_held_out else batch_size)
+        if buffer.shows_held_out:
+            buffer.n_held_out, buffer.shows_held_out = 0, False
