@@ -8,11 +8,11 @@ import pytest
 import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
+from replay_cases import ACTION_SPACE, FEATURES, NOISE, REAL, Both, Fickle, add, fill, spaces_of
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_learners import OURS, SPARSE, THEIRS, assert_same, both, updated
 from test_learners import make as make_learner
-from test_replay import ACTION_SPACE, FEATURES, NOISE, REAL, Both, Fickle, add, fill, spaces_of
 
 from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.agents.replay.dynamic import (

@@ -1,12 +1,23 @@
-"""Replay that stores real features only: noise comes back as it was seen, bit for bit, or is drawn anew."""
+"""Replay that stores real features only, and draws noise anew; what it refuses."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
+from replay_cases import (
+    ACTION_SPACE,
+    FEATURES,
+    NOISE,
+    REAL,
+    Count,
+    add,
+    buffer_for,
+    fill,
+    make,
+    noisy,
+)
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer
@@ -23,91 +34,6 @@ from sparse_rl.envs import (
 )
 from sparse_rl.envs import make as make_env
 from sparse_rl.sb3 import SparseSACPolicy
-
-REAL, NOISE = 3, 7
-FEATURES = REAL + NOISE
-ACTION_SPACE = gym.spaces.Box(-1, 1, (2,), np.float32)
-
-
-class Count(gym.Env):
-    """The features count: in step n of all, they are 3n, 3n + 1 and 3n + 2. Episodes are cut off after 4 steps."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (REAL,), np.float32)
-    action_space = ACTION_SPACE
-
-    def __init__(self):
-        self.n = 0
-
-    def _observe(self):
-        self.n += 1
-        return (REAL * self.n + np.arange(REAL)).astype(np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return self._observe(), {}
-
-    def step(self, action):
-        self.steps += 1
-        return self._observe(), float(self.n), False, self.steps == 4, {}
-
-
-def noisy(permute_every=None, n_envs=1, **kwargs):
-    def create():
-        env = NoiseFeatures(Count(), 0.7, **kwargs)
-        return env if permute_every is None else PermuteFeatures(env, every=permute_every, seed=9)
-
-    vec_env = DummyVecEnv([create] * n_envs)
-    vec_env.seed(0)
-    return vec_env
-
-
-def make(distribution=None, n_envs=1, size=400, **kwargs):
-    space = gym.spaces.Box(-np.inf, np.inf, (FEATURES,), np.float32)
-    model = NoiseModel(REAL, NOISE, Normal() if distribution is None else distribution)
-    return RedrawnReplayBuffer(size, space, ACTION_SPACE, "cpu", n_envs, noise_model=model, **kwargs)
-
-
-def add(buffer, steps=100, **changes):
-    """Add transitions; feature j of step t is t + j / 100, and next observations are 1000 more."""
-    for step in range(steps):
-        observation = np.tile(step + np.arange(FEATURES, dtype=np.float32) / 100, (buffer.n_envs, 1))
-        observation += 10_000 * np.arange(buffer.n_envs, dtype=np.float32)[:, None]
-        transition = {
-            "action": np.full((buffer.n_envs, 2), step, np.float32),
-            "reward": np.full(buffer.n_envs, step, np.float32),
-            "done": np.zeros(buffer.n_envs),
-            "infos": [{}] * buffer.n_envs,
-        }
-        buffer.add(observation, observation + 1000, **(transition | changes))
-    return buffer
-
-
-def fill(buffer, env, steps=40):
-    """Let a buffer see an environment, as Stable-Baselines3 shows it."""
-    before = env.reset()
-    for _ in range(steps):
-        action = np.zeros((env.num_envs, 2), np.float32)
-        after, rewards, dones, infos = env.step(action)
-        following = after.copy()
-        for i in np.flatnonzero(dones):
-            following[i] = infos[i]["terminal_observation"]
-        buffer.add(before, following, action, rewards, dones, infos)
-        before = after
-    return buffer
-
-
-def buffer_for(env, kind=RedrawnReplayBuffer, size=1000, **kwargs):
-    return kind(size, *spaces_of(env), "cpu", env.num_envs, **kind.kwargs_for(env, **kwargs))
-
-
-def spaces_of(env):
-    return env.observation_space, env.action_space
-
-
-def arrays(buffer):
-    return sum(value.nbytes for value in vars(buffer).values() if isinstance(value, np.ndarray))
-
 
 # What is kept
 
@@ -285,132 +211,6 @@ def test_somebody_elses_phase_is_not_taken_for_a_permutation():
     batch = add(make(), infos=[{"phase": 3}]).sample(16)
     np.testing.assert_array_equal(batch.observations[:, 0], batch.rewards[:, 0])
     add(make(), steps=1, infos=[{"phase": "full moon"}])
-
-
-# As it was seen
-
-
-class Fickle(Count):
-    """Episodes take some three steps, and half of them end by themselves."""
-
-    def step(self, action):
-        ended, cut = self.np_random.random(2) < 0.2
-        return self._observe(), float(self.n), bool(ended), bool(cut), {}
-
-
-def observed_and_stock(size=60, n_envs=1, permute_every=None, distribution="normal", std=1.0, steps=50):
-    """Make both buffers, and let them see one environment."""
-
-    def create():
-        env = NoiseFeatures(Fickle(), 0.7, "ar" if distribution == "ar" else "normal", std)
-        if distribution == "real":  # of an environment without an id: give it histograms
-            samples = np.random.default_rng(0).normal(size=(500, REAL))
-            env.noise_model = NoiseModel(REAL, NOISE, Histograms.of(samples))
-        return env if permute_every is None else PermuteFeatures(env, every=permute_every, seed=9)
-
-    env = DummyVecEnv([create] * n_envs)
-    spaces = (env.observation_space, env.action_space, "cpu", n_envs)
-    ours = ObservedReplayBuffer(size, *spaces, **ObservedReplayBuffer.kwargs_for(env))
-    theirs = ReplayBuffer(size, *spaces)
-    env.seed(3)
-    fill(Both(ours, theirs), env, steps)
-    return ours, theirs
-
-
-class Both:
-    def __init__(self, *buffers):
-        self.buffers = buffers
-
-    def add(self, *transition):
-        for buffer in self.buffers:
-            buffer.add(*transition)
-
-
-def assert_same_batches(ours, theirs, sizes=(1, 64, 256), env=None):
-    """Also afterwards NumPy's generator is in the same state."""
-    batches, states = [], []
-    for buffer in (ours, theirs):
-        np.random.seed(5)
-        batches.append([buffer.sample(size, env=env) for size in sizes])
-        states.append(np.random.random())
-    assert states[0] == states[1]
-    for own, stock in zip(*batches, strict=True):
-        for name, expected in stock._asdict().items():
-            value = getattr(own, name)
-            assert (value is expected is None) or (value.dtype == expected.dtype and th.equal(value, expected)), name
-
-
-@pytest.mark.parametrize("n_envs", [1, 2])
-@pytest.mark.parametrize("permute_every", [None, 13])
-@pytest.mark.parametrize(
-    "distribution",
-    [{}, {"std": 4.0}, {"distribution": "real"}, {"distribution": "ar"}],
-    ids=["normal", "std", "real", "ar"],
-)
-@pytest.mark.parametrize("steps", [1, 25, 150])
-def test_observed_batches_are_those_of_stable_baselines3_bit_for_bit(n_envs, permute_every, distribution, steps):
-    ours, theirs = observed_and_stock(60, n_envs, permute_every, steps=steps, **distribution)
-    if steps == 150:
-        assert ours.full
-        assert 0 < theirs.timeouts.sum() < theirs.dones.sum() < theirs.dones.size
-        assert permute_every is None or len(np.unique(ours.phases)) > 2
-    assert_same_batches(ours, theirs)
-
-
-def test_observed_batches_are_the_same_with_another_seed_and_another_episode():
-    env = noisy(n_envs=2)
-    ours, theirs = buffer_for(env, ObservedReplayBuffer), ReplayBuffer(1000, *spaces_of(env), n_envs=2)
-    for seed in (4, 2**63 - 2, 0):
-        env.seed(seed)
-        fill(Both(ours, theirs), env, steps=11)
-    assert len(np.unique(ours.noise_seeds[ours.noise_seeds > 0])) >= 4
-    assert_same_batches(ours, theirs)
-
-
-@pytest.mark.parametrize(
-    "name", ["Hopper-noise90-real", "InvertedPendulum-noise80-std2-permute5", "Reacher-noise80-ar"]
-)
-def test_what_an_agent_learns_from_is_what_it_would_with_stable_baselines3s_buffer(name):
-    parameters = []
-    for compact in (True, False):
-        env = DummyVecEnv([lambda: make_env(name)] * 2)
-        arguments = {
-            "replay_buffer_class": ObservedReplayBuffer, "replay_buffer_kwargs": ObservedReplayBuffer.kwargs_for(env)
-        } if compact else {}  # fmt: skip
-        model = SAC(
-            SparseSACPolicy, env, 1e-3, 50, 5, 8, policy_kwargs={"net_arch": [8]}, device="cpu", seed=0, **arguments
-        )
-        model.learn(120)
-        parameters.append(th.cat([p.flatten() for p in model.policy.parameters()]))
-    assert th.equal(*parameters)
-
-
-def test_observed_noise_can_be_normalized():
-    env = VecNormalize(noisy(permute_every=20), clip_obs=5.0)
-    ours, theirs = buffer_for(env, ObservedReplayBuffer), ReplayBuffer(1000, *spaces_of(env))
-    fill(Both(ours, theirs), env.venv, steps=40)
-    env.obs_rms.update(ours.sample(100).observations.numpy())
-    env.ret_rms.update(np.arange(9.0))
-    assert_same_batches(ours, theirs, env=env)
-
-
-def test_observed_replay_keeps_twenty_bytes_more_than_the_real_features():
-    stock, env = ReplayBuffer(100, gym.spaces.Box(-1, 1, (REAL,)), ACTION_SPACE), noisy(permute_every=20)
-    assert arrays(buffer_for(env, ObservedReplayBuffer, 100)) == arrays(stock) + 100 * 20
-    assert arrays(buffer_for(env, RedrawnReplayBuffer, 100)) == arrays(stock)
-
-
-def test_a_saved_observed_buffer_gives_the_same_batches(tmp_path):
-    ours, theirs = observed_and_stock(permute_every=13)
-    save_to_pkl(tmp_path / "buffer.pkl", ours)
-    assert_same_batches(load_from_pkl(tmp_path / "buffer.pkl"), theirs)
-
-
-def test_observations_that_cannot_be_drawn_again_are_noticed_without_a_spec():
-    louder = gym.wrappers.TransformObservation(NoiseFeatures(Count(), 0.7), lambda x: 100 * x, None)
-    env = DummyVecEnv([lambda: louder])
-    with pytest.raises(ValueError, match="is not what the noise model draws"):
-        fill(buffer_for(env, ObservedReplayBuffer), env, steps=1)
 
 
 # With Stable-Baselines3

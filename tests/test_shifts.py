@@ -9,7 +9,7 @@ from _experiment.recovery import recoveries
 from _experiment.report import draw
 from _experiment.results import Row, write_results
 from experiment import main
-from test_replay import REAL, fill, noisy, spaces_of
+from replay_cases import REAL, fill, noisy, spaces_of
 
 from sparse_rl.agents.replay.batches import sample
 from sparse_rl.agents.replay.buffers import RedrawnReplayBuffer
