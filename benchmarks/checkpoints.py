@@ -22,7 +22,8 @@ from sparse_rl.checkpoints import CheckpointFolder, ReplayLog
 from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.training.experiment import Experiment
 from sparse_rl.training.film import MOST_FRAMES, FilmCallback
-from sparse_rl.training.resuming import CHECKPOINT_FREQUENCY, ResumeCallback
+from sparse_rl.training.plan import CHECKPOINT_FREQUENCY
+from sparse_rl.training.resuming import ResumeCallback
 from sparse_rl.training.run_folder import RunFolder
 
 CASES = (("HalfCheetah-noise98", "redrawn"), ("HalfCheetah-noise98", "observed"), ("Humanoid-noise98", "observed"))

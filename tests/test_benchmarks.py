@@ -23,6 +23,14 @@ def run(script: str, out: Path, table: str, *words: str | Path) -> list[dict[str
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("script", [file.name for file in (ROOT / "benchmarks").glob("[a-z]*.py")])
+def test_every_script_starts(script: str) -> None:
+    command = [sys.executable, ROOT / "benchmarks" / script, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout
+
+
 def test_kernels(tmp_path: Path) -> None:
     small = ("--inputs", "60", "--hidden", "32", "--batch", "128", "--densities", "0.1")
     rows = run("kernels", tmp_path, "kernels-1", *small)

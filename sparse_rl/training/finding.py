@@ -36,7 +36,7 @@ class FoundAgent:
 
     @property
     def is_safe(self) -> bool:
-        """Whether there is more than a zip file: runs of version 0.1 may have nothing else."""
+        """Whether there is more than a zip file: early runs may have nothing else."""
         return self.agent.is_dir()
 
     @property
@@ -65,7 +65,7 @@ class FoundAgent:
 
     def phase_beside_it(self) -> int | None:
         """
-        Read the phase of a permuted environment that a run of version 0.1 notes beside its agents.
+        Read the phase of a permuted environment that an early run notes beside its agents.
 
         :return: the phase; ``None`` if there is no such note
         :raises InputError: if the note is none

@@ -212,7 +212,7 @@ def agent_folder(file: Path) -> Path:
     :param file: an agent's zip file in a run's folder
     :return: the folder beside it, for :func:`sparse_rl.agents.load_agent`
     """
-    former = file.with_suffix("")  # of runs of version 0.1
+    former = file.with_suffix("")  # of early runs
     folder = file.with_suffix(".agent")
     return former if (former / "model.safetensors").exists() and not folder.exists() else folder
 
