@@ -199,9 +199,11 @@ def main() -> None:
     flags = parser("kernels", __doc__ or "", threads=2, rounds=15)
     flags.add_argument("--inputs", type=int, default=850, help="of the input layer; default: %(default)s")
     flags.add_argument("--hidden", type=int, default=256, help="units of both layers; default: %(default)s")
-    flags.add_argument("--batch", type=int, default=256, help="default: %(default)s")
+    flags.add_argument("--batch", type=int, default=256, help="a multiple of 128; default: %(default)s")
     flags.add_argument("--densities", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6])
     args = flags.parse_args()
+    if args.batch < 1 or args.batch % 128:
+        flags.error("--batch must be a multiple of 128, for which the bound is measured")
     restart_with(args.threads)
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")

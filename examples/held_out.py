@@ -53,8 +53,8 @@ class HeldOutReplayBuffer(ObservedReplayBuffer):
 
     def sample(self, batch_size: int, env: Any = None) -> Any:
         """Sample from all others or, for once, from those that were kept back."""
-        size = self.size()
-        ages = (0, self.n_held_out) if self.shows_held_out else (min(self.n_held_out, size - 1), size)
+        size, held_out = self.size(), min(self.n_held_out, self.size() // 2)
+        ages = (0, max(1, held_out)) if self.shows_held_out else (held_out, size)
         return self._get_samples((self.pos - 1 - np.random.randint(*ages, size=batch_size)) % self.buffer_size, env)
 
 
@@ -63,7 +63,7 @@ class HeldOutSAC(SAC):
     SAC that learns from its newest transitions only after they have been asked where to grow.
 
     :param args: those of Stable-Baselines3's ``SAC``
-    :param held_out: the most transitions to keep back
+    :param held_out: the most steps to keep back; never more than half of all
     :param kwargs: those of Stable-Baselines3's ``SAC``
     """
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from _experiment.grid import read_grid
+from _experiment.grid import SETTINGS, read_grid
 from _experiment.launch import Job, on_ray, on_this_machine
 from _experiment.results import FILE, read_results
-from _experiment.runner import lock
+from _experiment.runner import Experiment, lock
 from experiment import main
 
 from sparse_rl.inputs import InputError
@@ -68,7 +68,8 @@ def test_a_part_of_the_grid_changes_options_key_by_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "grids").glob("*.yml")), ids=lambda file: file.stem)
-def test_the_grids_that_come_along_are_fine(file: Path) -> None:
+def test_the_grids_that_come_along_are_fine(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))  # for examples
     assert len(read_grid(file)) >= 4
 
 
@@ -77,6 +78,7 @@ def test_the_grids_that_come_along_are_fine(file: Path) -> None:
     [
         ("options: [", "There is an error in the grid"),
         ("- 1", "must hold 'options' and 'grid'"),
+        (f"{OPTIONS}\ngrid: {{algo: sac, env: {ENV}, seed: 0, num-threads: 0}}", "num_threads must be at least 1"),
         ("grids: []", "Unknown section 'grids'. Did you mean 'grid'?"),
         ("options: {seed: 1}", "'grid' must hold runs such as"),
         ("grid: []", "'grid' must hold runs such as"),
@@ -207,6 +209,19 @@ def test_one_runner_to_a_folder(tmp_path: Path) -> None:
 
 
 # All of it
+
+
+def test_a_run_goes_on_with_the_threads_that_it_began_with(tmp_path: Path) -> None:
+    file = grid(tmp_path, GRID)
+    (cell, _) = read_grid(file, threads=1)
+    former = tmp_path / "out" / "runs" / "anf-sac" / ENV / "1"
+    (former / "checkpoints").mkdir(parents=True)
+    config = {key: getattr(cell.plan, key) for key in SETTINGS} | {"num_threads": 1}
+    (former / "config.yml").write_text(yaml.safe_dump(config))
+    (job, *_) = Experiment(read_grid(file, threads=2), tmp_path / "out")._jobs({})
+    assert job.words == ("--resume", str(former), "--no-progress")
+    assert job.threads == 1
+    assert dict(job.variables)["OMP_NUM_THREADS"] == "1"
 
 
 def test_an_experiment_is_run_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

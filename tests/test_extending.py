@@ -102,6 +102,19 @@ def test_a_method_that_looks_at_what_nobody_has_learnt_from(tmp_path: Path, caps
     assert "use `--replay observed`" in capsys.readouterr().err
 
 
+def test_what_is_held_back_is_at_most_half(tmp_path: Path) -> None:
+    from examples.held_out import HeldOutReplayBuffer
+
+    words = f"--algo examples.held_out:HeldOut-examples.held_out:HeldOutSAC --replay observed {SHORT}"
+    drawn = set()
+    with mock.patch.object(HeldOutReplayBuffer, "_get_samples", autospec=True) as sample:
+        sample.side_effect = lambda buffer, rows, env: (
+            drawn.update(rows.tolist()) or ObservedReplayBuffer._get_samples(buffer, rows)
+        )
+        run(words, tmp_path)
+    assert len(drawn) > 20
+
+
 def test_growth_where_the_gradient_is_clear() -> None:
     from examples.held_out import HeldOut
 

@@ -210,6 +210,17 @@ def test_a_gradient_may_be_for_the_first_columns_only(kinds: tuple[str, ...]) ->
     torch.testing.assert_close(mlp.input_gradient(dy), narrow.input_gradient(dy))
 
 
+@pytest.mark.parametrize("kinds", MIXES, ids="-".join)
+def test_the_gradient_of_nothing_is_zero(kinds: tuple[str, ...]) -> None:
+    network = make_network(kinds)
+    mlp = FeatureMajorMLP(list(network))
+    dy = torch.ones_like(mlp.forward(batch(13, 8).double()))
+    mlp.backward(dy)
+    assert any(p.grad.any() for p in network.parameters() if p.grad is not None)
+    mlp.backward(dy[:, :0].contiguous())
+    assert not any(p.grad.any() for p in network.parameters() if p.grad is not None)
+
+
 def test_networks_that_differ_do_not_run_as_one() -> None:
     network = make_network(MIXES[1])
     assert not FeatureMajorMLP.supports(list(network), list(make_network(MIXES[1], relu_last=True)))

@@ -118,6 +118,18 @@ def test_pruning_and_growth_end_at_the_density_that_was_asked_for(learner: str, 
             assert state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape
 
 
+def test_another_method_goes_on_with_what_was_pruned() -> None:
+    method, policy_kwargs = METHODS["gmp"]
+    model = make(OURS["sac"], SPARSE["sac"], policy_kwargs, learning_starts=20)
+    with pytest.raises(ValueError, match="SET keeps the number of active weights"):
+        model.learn(1, TopologyCallback(SET(0.3, 10)))
+    model.learn(80, TopologyCallback(method))
+    callback = TopologyCallback(SET(0.3, 10))
+    model.learn(30, callback, reset_num_timesteps=False)
+    assert callback.updates >= 2
+    assert all(layer.values.numel() == layer.budget.end for layer in sparse_layers(model.policy).values())
+
+
 def test_a_network_changes_its_kernel_as_its_density_passes_the_crossover() -> None:
     model = make(OURS["sac"], SPARSE["sac"], METHODS["gmp"][1], learning_starts=20)
     model.learn(22)

@@ -82,6 +82,9 @@ def test_the_last_update_of_ds_drops_without_growing() -> None:
     method = SignedSET(0.25, update_interval=100, stop=350)
     assert [method.propose(topology, values, step).after.active for step in (100, 200, 300)] == [8, 8, 6]
     assert method.updates_between(300, 10**6) == 0
+    # With many gradient steps at a time one may have gone past the last update when it falls due.
+    assert method.updates_between(280, 420) == 1
+    assert method.propose(topology, values, 420).after.active == 6
     assert SignedSET(0.25).propose(topology, values, 10**6).after.active == 8
 
 

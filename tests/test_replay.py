@@ -292,6 +292,24 @@ def test_observations_changed_above_the_noise_cannot_be_redrawn():
         RedrawnReplayBuffer.kwargs_for(DummyVecEnv([louder]))
 
 
+def test_what_changes_actions_or_rewards_is_no_obstacle():
+    def bounded():
+        env = gym.wrappers.ClipAction(make_env("Pendulum-noise50"))
+        return gym.wrappers.TransformReward(env, lambda reward: reward / 10)
+
+    assert RedrawnReplayBuffer.kwargs_for(DummyVecEnv([bounded]))["noise_model"].n_noise == 3
+
+
+class OwnNoise(NoiseFeatures):
+    pass
+
+
+def test_noise_of_ones_own_cannot_be_redrawn():
+    env = DummyVecEnv([lambda: OwnNoise(gym.make("Pendulum-v1"), 0.5)])
+    with pytest.raises(ValueError, match="if NoiseFeatures makes it; here the wrappers are OwnNoise: use"):
+        RedrawnReplayBuffer.kwargs_for(env)
+
+
 def test_the_noise_model_must_fit_the_observations():
     with pytest.raises(ValueError, match=r"makes 10 features, but observations have shape \(9,\)"):
         RedrawnReplayBuffer(

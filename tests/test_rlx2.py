@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +12,7 @@ import torch as th
 import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_rl.agents.build import replay_callbacks
@@ -125,6 +127,17 @@ def test_the_policy_distance_is_half_the_mean_squared_difference_of_scaled_actio
     for wants, distance in ((1.0, 0), (-1.0, 1 / 2), (2.0, 1 / 8), (-2.0, 9 / 8)):
         model.wants = wants
         assert callback.policy_distance() == pytest.approx(distance)
+
+
+def test_the_policy_sees_observations_as_it_does_when_it_acts() -> None:
+    model = stubborn(n_envs=2)
+    callback = DynamicCapacityCallback(minimum=2, oldest=3)
+    model.learn(4, callback)
+    normalized = VecNormalize(model.get_env())
+    model._vec_normalize_env, model.env = normalized, VecCheckNan(normalized)
+    with mock.patch.object(model.replay_buffer, "oldest", wraps=model.replay_buffer.oldest) as oldest:
+        callback.policy_distance()
+    oldest.assert_called_once_with(3, normalized)
 
 
 def test_each_interval_has_one_look_however_many_environments_there_are() -> None:

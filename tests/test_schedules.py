@@ -84,7 +84,7 @@ def test_static_never_updates_and_proposes_nothing() -> None:
     ("schedule", "table"),
     [
         (UpdateSchedule(), {0: 0.05, 1000: 0.05, 10**9: 0.05}),
-        (UpdateSchedule(0.3, 100, stop=500), {0: 0.3, 500: 0.3, 501: 0.0}),
+        (UpdateSchedule(0.3, 100, stop=500), {0: 0.3, 500: 0.3, 501: 0.3}),
         (
             UpdateSchedule(0.4, 100, decay="cosine", stop=900),
             {0: 0.4, 300: 0.3, 450: 0.2, 600: 0.1, 900: 0.0, 901: 0.0, 1800: 0.0},

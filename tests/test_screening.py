@@ -7,21 +7,26 @@ import pytest
 import stable_baselines3
 import torch as th
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 
+from sparse_rl.agents import DynamicReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.envs import make
 from sparse_rl.sb3 import ScreeningCallback, SparseSACPolicy, SparseTD3Policy, TopologyCallback
 from sparse_rl.topology import SET
+from sparse_rl.training.vec_envs import make_vec_env
 
 REAL = 4  # of InvertedPendulum
 both = pytest.mark.parametrize(("algorithm", "policy"), [(SAC, SparseSACPolicy), (TD3, SparseTD3Policy)])
 
 
-def learner(algorithm: Any = SAC, policy: Any = SparseSACPolicy, env: str = "InvertedPendulum-noise90", **kwargs: Any):
+def learner(algorithm: Any = SAC, policy: Any = SparseSACPolicy, env: Any = "InvertedPendulum-noise90", **kwargs: Any):
     settings = {"learning_starts": 600, "buffer_size": 2000, "batch_size": 32, "seed": 0, "device": "cpu"}
     policy_kwargs = {"net_arch": [16, 16], "sparsity": 0.5, **kwargs.pop("policy_kwargs", {})}
-    model = algorithm(policy, make(env), policy_kwargs=policy_kwargs, **{**settings, **kwargs})
+    model = algorithm(
+        policy, make(env) if isinstance(env, str) else env, policy_kwargs=policy_kwargs, **{**settings, **kwargs}
+    )
     model.set_logger(Logger(None, []))
     return model
 
@@ -96,6 +101,42 @@ def test_looking_leaves_no_trace() -> None:
         callback.on_rollout_end()
         states.append((np.random.random(), th.rand(1).item()))
     assert states[0] == states[1]
+
+
+def read(model: Any) -> tuple[th.Tensor, ...]:
+    callback = ScreeningCallback()
+    callback.model = model
+    return callback._transitions()
+
+
+@pytest.mark.parametrize("algorithm", [SAC, stable_baselines3.SAC], ids=["redrawn", "stock"])
+def test_series_are_those_of_one_environment_after_the_other(algorithm: Any) -> None:
+    env = make_vec_env("Pendulum-v1-noise50", n_envs=3, seed=0)
+    buffers = {"replay_buffer_class": RedrawnReplayBuffer, "replay_buffer_kwargs": RedrawnReplayBuffer.kwargs_for(env)}
+    model = learner(algorithm, env=env, **(buffers if algorithm is SAC else {}), buffer_size=300, policy_kwargs={})
+    model.learn(390)  # 130 steps in a ring of 100
+    before, after, actions, rewards = read(model)
+    assert (before.shape, after.shape, actions.shape, rewards.shape) == ((300, 6), (300, 6), (300, 1), (300,))
+    follows = th.isclose(before[1:, :3], after[:-1, :3]).all(1)
+    assert (~follows).nonzero().flatten().tolist() == [99, 199]
+    if algorithm is SAC:
+        assert model.replay_buffer.batches_drawn == 0
+
+
+def test_transitions_are_those_of_one_step_also_where_targets_look_further() -> None:
+    changes = {"replay_buffer_class": DynamicReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3}}
+    model = learner(env="Pendulum-v1", **changes, policy_kwargs={})
+    model.learn(50)
+    before, after, _, rewards = read(model)
+    assert th.equal(before[1:], after[:-1])
+    assert rewards.tolist() == model.replay_buffer.rewards[:50, 0].tolist()
+
+
+def test_observations_are_normalized_as_the_agent_sees_them() -> None:
+    env = VecCheckNan(VecNormalize(make_vec_env("Pendulum-v1", n_envs=1, seed=0)))
+    model = learner(env=env, policy_kwargs={})
+    model.learn(50)
+    assert read(model)[0].numpy() == pytest.approx(env.venv.normalize_obs(model.replay_buffer.observations[:50, 0]))
 
 
 def test_a_rewiring_method_goes_on_from_there() -> None:

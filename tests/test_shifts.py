@@ -16,7 +16,8 @@ from sparse_rl.agents.replay.buffers import RedrawnReplayBuffer
 from sparse_rl.agents.replay.dynamic import DynamicRedrawnReplayBuffer
 from sparse_rl.commands.train import main as train
 from sparse_rl.envs import permutation_at
-from sparse_rl.plots.curves import Agent, Curve
+from sparse_rl.plots.curves import Agent, Curve, Record
+from sparse_rl.plots.curves import panels as panels_of
 
 ENV = "InvertedPendulum-noise50-permute100"
 
@@ -123,6 +124,14 @@ def test_the_report_tells_how_soon_agents_recover(tmp_path: Path) -> None:
         "| sac, redrawn noise | 100 | 100 | 20 | not before the next |",
         "| td3, redrawn noise | 100 | -50 | 20 | nothing to regain |",
     ]
+
+
+def test_copies_of_an_environment_share_the_steps_to_a_shift() -> None:
+    points = np.arange(1000, 10_000, 1000)
+    one = np.ones(len(points))
+    run = Record(Agent("sac", "redrawn noise", ""), "Hopper-noise90-permute1000", "1", points, one, one, one, n_envs=4)
+    ((curve,),) = panels_of([run]).values()
+    assert list(curve.shifts) == [4000, 8000]
 
 
 def test_shifts_are_drawn_over_steps_and_where_there_are_none_nothing_is() -> None:

@@ -131,6 +131,8 @@ def _cell(parser: argparse.ArgumentParser, point: dict[str, Any], settings: str)
         if args.seed < 0:
             raise InputError("Give every run its seed: by that it is known again.")
         plan = read_plan(args)
+        if plan.num_threads < 1:
+            raise InputError("num_threads must be at least 1: runs share the cores by it.")
         if plan.hyperparameters["eval_freq"] <= 0:
             raise InputError("eval_freq must be positive: evaluations are what the table is made of.")
     except ValueError as error:

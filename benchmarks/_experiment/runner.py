@@ -5,6 +5,7 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator, 
 from contextlib import closing, contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from _report import ROOT, thread_variables
 
@@ -101,19 +102,21 @@ class Experiment:
         jobs = {}
         for place, cell in enumerate(self.cells):
             if place not in done:
-                former = next((folder for folder, config in cut_off if cell.is_plan_of(config)), None)
+                former = next((run for run in cut_off if cell.is_plan_of(run[1])), None)
                 jobs[self._job(cell, former)] = place
         return jobs
 
-    def _job(self, cell: Cell, former: Path | None) -> Job:
-        plan = cell.plan
-        where = ("--log-folder", str(self.runs)) if former is None else ("--resume", str(former))
-        words = (*cell.words, *where, "--no-progress")
+    def _job(self, cell: Cell, former: tuple[Path, dict[str, Any]] | None) -> Job:
+        plan, threads = cell.plan, cell.plan.num_threads
+        words = (*cell.words, "--log-folder", str(self.runs), "--no-progress")
+        if former is not None:  # it goes on as it was begun
+            folder, config = former
+            words, threads = ("--resume", str(folder), "--no-progress"), int(config["num_threads"])
         digest = blake2b("\0".join(cell.words).encode(), digest_size=3).hexdigest()
         log = self.folder / "logs" / f"{plan.algo}_{file_name(plan.env)}_seed{plan.seed}_{digest}.log"
         title = plan.title if not cell.settings else f"{plan.title}, {cell.settings}"
-        variables = tuple(thread_variables(plan.num_threads).items())
-        return Job(title, ROOT / "train.py", words, log, plan.num_threads, variables)
+        variables = tuple(thread_variables(threads).items())
+        return Job(title, ROOT / "train.py", words, log, threads, variables)
 
 
 def _result(run: Run) -> str:

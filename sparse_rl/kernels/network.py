@@ -146,6 +146,13 @@ def _differentiate(level: Any, x: int, stride: int, n_batch: int, chunks: int, l
     none = _constants()[0]
     dy, dy_stride = level.d_out, level.d_out_stride
     d_bias = array_at(level.d_bias, level.rows if level.d_bias != 0 else 0, like)
+    if n_batch == 0:  # the kernels have nothing to add up
+        d_bias[:] = 0
+        if level.d_values != 0:
+            array_at(level.d_values, level.active, like)[:] = 0
+            if level.scattered:
+                _gather(level, like)
+        return
     if level.is_sparse and level.d_values != 0:
         sparse.sample(
             array_at(level.pointers, (level.tiles + 1, level.rows), _INDICES),

@@ -55,6 +55,7 @@ class Record:
     :param returns: mean return of episodes there
     :param seconds: wall-clock seconds until there; NaN where unknown
     :param flops: floating-point operations of training until there; NaN where unknown
+    :param n_envs: copies of the environment, among which the steps are shared
     """
 
     agent: Agent
@@ -64,6 +65,7 @@ class Record:
     returns: Array
     seconds: Array
     flops: Array
+    n_envs: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Curve:
     :param steps: environment steps, of shape ``(evaluations,)``
     :param returns: mean return of the episodes, of shape ``(runs, evaluations)``
     :param seconds: wall-clock seconds, of the same shape; NaN where unknown
-    :param permute: environment steps after which features change places; ``None`` if they never do
+    :param permute: environment steps, of all copies, after which features change places; ``None`` if they never do
     :param flops: floating-point operations of training so far, of the shape of ``returns``; ``None`` if unknown
     :param statistic: what sums runs up
     """
@@ -209,5 +211,6 @@ def _curve(agent: Agent, environment: str, runs: Sequence[Record], statistic: St
         for name in ("returns", "seconds", "flops")
     )
     identity = _parsed(environment)
-    permute = identity.permute if identity else None
+    # Each copy of the environment counts its own steps.
+    permute = identity.permute * runs[0].n_envs if identity and identity.permute else None
     return Curve(agent, environment, np.array(steps), returns, seconds, permute, flops, statistic)

@@ -66,7 +66,7 @@ def _record(run: FoundRun, settings: str, episodes: Episodes, axis: str, window:
         steps, returns = moving_average(episodes, window, every)
     flops = operations(run.tensorboard, steps) if axis == "flops" else np.full(len(steps), np.nan)
     agent = Agent(run.algorithm, run.replay, settings)
-    return Record(agent, run.environment, str(run.path), steps, returns, clock(episodes, steps), flops)
+    return Record(agent, run.environment, str(run.path), steps, returns, clock(episodes, steps), flops, run.n_envs or 1)
 
 
 def moving_average(episodes: Episodes, window: int, every: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from sparse_rl.nn import SparseLinear, rewire_layer, sparse_layers
 from sparse_rl.sb3.gradients import GradientCatcher
 from sparse_rl.sb3.networks import target_of
 from sparse_rl.sb3.steps import gradient_steps
-from sparse_rl.topology import Method, WeightGradient
+from sparse_rl.topology import Budget, Method, WeightGradient
 
 _LONGEST_NAME = 18  # of a layer: with what stands before it less than the 36 characters of a table
 
@@ -60,7 +60,9 @@ class TopologyCallback(BaseCallback):
                 "SparseSACPolicy, SparseTD3Policy or what sparse_policy() gives, and a sparsity above 0."
             )
         for layer, _, _ in online_layers(self.model.policy).values():  # complains early
-            self.method.check(layer.budget)
+            budget, present = layer.budget, layer.values.numel()
+            # Where a former method has changed the number of weights as it was to, nothing is left to change.
+            self.method.check(Budget(present, present) if present == budget.end else budget)
         if self._steps_seen is None or self.model is not self._last_model:
             self.updates = self.rewired = 0
             self._catcher, self._last_model = None, self.model

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium.spaces import Discrete
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
@@ -81,20 +83,20 @@ class ScreeningCallback(BaseCallback):
                 print(f"Screening {len(rewards)} transitions of the warm-up: {found}{what}.", flush=True)
 
     def _transitions(self) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
-        """Read the first transitions, in order, and leave no trace of having looked."""
+        """Read the oldest transitions of one step each, in order: those of one environment, then those of the next."""
         assert isinstance(self.model, OffPolicyAlgorithm)
-        buffer, env = self.model.replay_buffer, self.model.get_env()
+        buffer, env = self.model.replay_buffer, self.model.get_vec_normalize_env()
         assert buffer is not None
-        features = int(np.prod(self.model.observation_space.shape or ()))
-        count = min(buffer.size(), max(1000, _MOST_NUMBERS // features))
-        state = np.random.get_state()
-        samples = buffer._get_samples(np.arange(count), env if isinstance(env, VecNormalize) else None)
-        np.random.set_state(state)
-        flat = (samples.observations, samples.next_observations, samples.actions)
-        before, after, actions = (x.reshape(count, -1).cpu() for x in flat)
+        n_envs, features = buffer.n_envs, int(np.prod(self.model.observation_space.shape or ()))
+        steps = min(buffer.size(), max(1000, _MOST_NUMBERS // features) // n_envs)
+        rows = np.tile((buffer.pos - buffer.size() + np.arange(steps)) % buffer.buffer_size, n_envs)
+        copies = np.repeat(np.arange(n_envs), steps)
+        before, after = (x.reshape(len(rows), -1) for x in _observations(buffer, rows, copies, env))
+        actions = th.as_tensor(buffer.actions[rows, copies]).reshape(len(rows), -1)
         if isinstance(self.model.action_space, Discrete):  # the last action is what the others are compared with
-            actions = th.nn.functional.one_hot(actions.flatten().long(), int(self.model.action_space.n))[:, :-1].float()
-        return before, after, actions, samples.rewards.flatten().cpu()
+            actions = th.nn.functional.one_hot(actions.flatten().long(), int(self.model.action_space.n))[:, :-1]
+        rewards = buffer._normalize_reward(buffer.rewards[rows, copies], env)
+        return before, after, actions.float(), th.as_tensor(rewards).float()
 
     def _wire(self, chosen: th.Tensor) -> None:
         seed = self.model.seed if self.seed is None else self.seed
@@ -116,6 +118,21 @@ class ScreeningCallback(BaseCallback):
             layer.draw_values(generator)
             for follower in followers:
                 follower.load_state_dict(layer.state_dict())
+
+
+def _observations(
+    buffer: ReplayBuffer, rows: NDArray[np.int64], copies: NDArray[np.int64], env: VecNormalize | None
+) -> tuple[th.Tensor, th.Tensor]:
+    """Read observations and next observations of certain transitions; whoever draws noise again shows them himself."""
+    if hasattr(buffer, "show"):
+        before, after = buffer.show(rows, copies, env)
+    elif buffer.optimize_memory_usage:
+        before, after = buffer.observations[rows, copies], buffer.observations[(rows + 1) % buffer.buffer_size, copies]
+    else:
+        before, after = buffer.observations[rows, copies], buffer.next_observations[rows, copies]
+    if not hasattr(buffer, "show"):
+        before, after = (buffer._normalize_obs(x, env) for x in (before, after))
+    return th.as_tensor(before).float(), th.as_tensor(after).float()
 
 
 def _connected(layer: SparseLinear, columns: th.Tensor, generator: th.Generator) -> Topology:

@@ -56,13 +56,13 @@ class UpdateSchedule:
 
     def fraction_at(self, step: int) -> float:
         """
-        Give the drop fraction at a gradient step.
+        Give the drop fraction of an update that is due.
 
-        :param step: gradient step
+        :param step: gradient step; after ``stop``, where a last update may be made up for, as at ``stop``
         :return: fraction of the active weights to replace, in [0, 1]
         """
-        if self.stop is not None and step > self.stop:
-            return 0.0
+        if self.stop is not None:
+            step = min(step, self.stop)
         if self.decay == "cosine":
             assert self.stop is not None
             return self.drop_fraction / 2 * (1 + math.cos(math.pi * step / self.stop))

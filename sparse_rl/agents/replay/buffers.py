@@ -186,6 +186,20 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
             normalize_rows(shown[: self.n_features], env)
         return shown
 
+    def show(
+        self, indices: NDArray[np.int64], copies: NDArray[np.int64], env: VecNormalize | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """
+        Show transitions, without leaving a trace of that in what will be drawn.
+
+        :param indices: which transitions, ``(n,)``
+        :param copies: of which environment, ``(n,)``
+        :param env: normalizes them
+        :return: observations and next observations, ``(n, features)`` each
+        """
+        both = self.feature_major(indices, copies, env).T
+        return both[: len(indices)], both[len(indices) :]
+
     def _with_noise(
         self, rows: NDArray[np.int64], last: NDArray[np.int64] | None = None, spare: int = 0
     ) -> NDArray[np.float32]:
@@ -248,6 +262,13 @@ class RedrawnReplayBuffer(CompactReplayBuffer):
         :return: ``replay_buffer_kwargs`` for a Stable-Baselines3 algorithm
         """
         return {**super().kwargs_for(env), "seed": seed}
+
+    def show(self, *args: Any, **kwargs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Show transitions: see :meth:`CompactReplayBuffer.show`."""
+        drawn = self.batches_drawn
+        shown = super().show(*args, **kwargs)
+        self.batches_drawn = drawn
+        return shown
 
     def _remember(self, infos: list[dict[str, Any]], phases: list[int]) -> None:
         # Copies of an environment reach a new phase one after the other; the newest is the one to learn for.
@@ -357,6 +378,9 @@ _HARMLESS = {
     "PassiveEnvChecker",
     "RecordEpisodeStatistics",
     "RecordVideo",
+    # what changes actions or rewards
+    *("ClipAction", "RescaleAction", "StickyAction", "TransformAction"),
+    *("ClipReward", "NormalizeReward", "TransformReward"),
 }
 
 
@@ -391,6 +415,11 @@ def _obstacle_in(spec: EnvSpec | None) -> str | None:
     if spec is None:  # made without an id: there is nothing to check it by
         return None
     wrappers = [wrapper.name for wrapper in spec.additional_wrappers]
+    if "NoiseFeatures" not in wrappers:
+        return (
+            f"Noise can be drawn again if NoiseFeatures makes it; here the wrappers are {', '.join(wrappers)}: use the "
+            "`observed` protocol, with Stable-Baselines3's own ReplayBuffer."
+        )
     above = wrappers[wrappers.index("NoiseFeatures") + 1 :]
     changing = [name for name in above if name not in _HARMLESS]
     if changing not in ([], ["PermuteFeatures"]):

@@ -4,7 +4,6 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sparse_rl.agents.replay.dynamic import DynamicReplayBuffer
 
@@ -134,8 +133,7 @@ class DynamicCapacityCallback(_ReplayCallback):
 
         :return: half the mean squared difference, over transitions and action dimensions; actions lie in [-1, 1]
         """
-        env = self._learner.get_env()
-        observations, taken = self._buffer.oldest(self.oldest, env if isinstance(env, VecNormalize) else None)
+        observations, taken = self._buffer.oldest(self.oldest, self._learner.get_vec_normalize_env())
         now, _ = self.model.predict(observations, deterministic=True)
         now = self.model.policy.scale_action(now).reshape(taken.shape)
         return float(np.square(now - taken).mean()) / 2
