@@ -4,6 +4,7 @@ import doctest
 import multiprocessing
 import pickle
 import re
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -125,6 +126,15 @@ def test_actions_are_uniform_and_differ_between_copies_and_steps():
     for cart.clock in range(50):
         taken.add(int(cart.random_action()))
     assert taken == {0, 1}
+
+
+def test_actions_that_are_whole_numbers_are_uniform_too():
+    copy = Distractor(gym.spec("HalfCheetah-v5"), 0)
+    copy.env = SimpleNamespace(action_space=gym.spaces.Box(-2, 2, (1,), np.int8), close=copy.env.close)
+    counts = dict.fromkeys(range(-2, 3), 0)
+    for copy.clock in range(2000):
+        counts[int(copy.random_action()[0])] += 1
+    assert all(abs(count - 400) < 4.5 * (2000 * 0.2 * 0.8) ** 0.5 for count in counts.values())
 
 
 def test_less_is_a_prefix_of_more_and_the_last_copy_is_cut():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparse_rl.topology import benjamini_hochberg, run_tests, screen
+from sparse_rl.topology.evidence import _correlation, _normal_scores, _powers, _response
 
 REAL, NOISE, STEPS = 6, 300, 2000
 
@@ -61,6 +62,33 @@ def test_of_noise_alone_hardly_anything_is_found(noise) -> None:
         rewards = autoregressive(1000 + seed)[1:, -1]  # it wanders, as the noise does
         found += int(screen(before[:, REAL:], after[:, REAL:], actions, rewards).chosen.sum())
     assert found <= 3  # of 3000
+
+
+def test_p_values_are_not_too_small_by_chance() -> None:
+    """Far out in the tail, where the choice is made, and from few transitions."""
+    generator, n, tests = torch.Generator().manual_seed(0), 60, 20_000
+    before, after = torch.randn(2, n, tests, generator=generator).double()
+    actions = torch.randn(n, 1, generator=generator).double()
+    assert int((_response(before, after, actions) < 1e-3).sum()) == pytest.approx(20, abs=4.5 * 20**0.5)
+
+    steps, tests, memory = 2000, 10_000, 0.97
+    noise = torch.randn(steps, tests, generator=generator).double()
+    reward = torch.randn(steps, generator=generator).double()
+    for t in range(1, steps):
+        noise[t] = memory * noise[t - 1] + (1 - memory**2) ** 0.5 * noise[t]
+        reward[t] = memory * reward[t - 1] + (1 - memory**2) ** 0.5 * reward[t]
+    p_values = _correlation(_powers(noise), _normal_scores(reward)[:, None])
+    # (Tests against one and the same reward are not independent.)
+    assert int((p_values < 1e-3).sum()) < 20
+
+
+def test_a_constant_in_double_precision_says_nothing() -> None:
+    before, after, actions, rewards = world(0, white(0))
+    after = after.double()
+    after[:, 4] = 0.1
+    p_values = run_tests(before.double(), after, actions, rewards).p_values
+    assert torch.isfinite(p_values).all()
+    assert p_values[4] == 1
 
 
 def test_the_order_of_the_features_does_not_matter() -> None:

@@ -92,6 +92,16 @@ def test_own_names() -> None:
     assert feature_names(env)[0] == "feature 0"
 
 
+class Named(Plant):
+    @property
+    def feature_names(self) -> list[str]:
+        return ["valve", "heat", "flow"]
+
+
+def test_names_may_be_a_property() -> None:
+    assert feature_names(Named()) == ["valve", "heat", "flow"]
+
+
 def test_what_may_have_moved_is_not_named() -> None:
     env = make("CartPole-v1")
     turned = gym.wrappers.TransformObservation(env, lambda observation: observation[::-1], env.observation_space)

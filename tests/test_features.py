@@ -153,6 +153,29 @@ def test_changes_of_actions_are_what_the_agent_does_when_a_feature_is_shuffled(n
     np.testing.assert_allclose(effects, by_hand, rtol=2e-3, atol=1e-6)
 
 
+class Bounded(gym.Env[Any, Any]):
+    """Its two actions have any bounds that one likes."""
+
+    observation_space = spaces.Box(-1, 1, (4,), np.float32)
+
+    def __init__(self, low: Any, high: Any) -> None:
+        self.action_space = spaces.Box(np.float32(low), np.float32(high), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [([-0.01, -0.01], [0.01, 0.01]), ([0, 0], [1, 1]), ([-1, -100], [1, 100]), ([-1, -1], [1, 1])]
+)
+def test_bounds_of_actions_change_nothing(low: list[float], high: list[float]) -> None:
+    model = TD3("MlpPolicy", Bounded(low, high), policy_kwargs={"net_arch": [16]}, device="cpu", seed=0)
+    model.policy.set_training_mode(True)
+    same = TD3("MlpPolicy", Bounded([-1, -1], [1, 1]), policy_kwargs={"net_arch": [16]}, device="cpu", seed=0)
+    observations = th.randn(100, 4, generator=th.Generator().manual_seed(0))
+    effects = action_changes(model.policy, observations)
+    assert (effects > 0).all()
+    np.testing.assert_array_equal(effects, action_changes(same.policy, observations))
+    assert model.policy.training
+
+
 def test_a_feature_without_connections_has_no_effect_and_order_does_not_matter() -> None:
     model = AGENTS["td3"]()
     layer = model.actor.mu[0]

@@ -163,6 +163,13 @@ def test_what_goes_through_a_network() -> None:
     assert not any(layer._forward_hooks for layer in network.modules())
 
 
+def test_inputs_that_several_networks_read_are_not_hidden() -> None:
+    one, other = (nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)) for _ in range(2))
+    x = torch.randn(5, 4)
+    hidden = hidden_activations(passages(nn.ModuleList([one, other]), lambda: (one(x), other(x))))
+    assert [activations.shape for activations in hidden] == [(5, 3), (5, 3)]
+
+
 def test_inputs_in_blocks_are_one_input() -> None:
     layer = sparse_layer()
     a, b = torch.randn(5, 3), torch.randn(5, 1)

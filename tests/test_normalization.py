@@ -1,7 +1,9 @@
 """Normalized observations: the statistics are right in training, evaluation, checkpoints and saved agents."""
 
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -120,6 +122,39 @@ def test_an_agent_that_was_loaded_to_act_keeps_its_statistics(tmp_path: Path, ac
     assert second is not None
     assert first.settings == second.settings
     assert all(np.array_equal(array, second.statistics[name]) for name, array in first.statistics.items())
+
+
+def test_statistics_are_not_lost_in_silence(tmp_path: Path) -> None:
+    save_agent(PPO("MlpPolicy", normalized(), n_steps=8, batch_size=8), tmp_path)
+    statistics = load_normalization(tmp_path)
+    assert statistics is not None
+
+    def env() -> DummyVecEnv:
+        return DummyVecEnv([lambda: sparse_rl.envs.make("Pendulum-v1-noise50")])
+
+    with pytest.warns(UserWarning, match="statistics of observations are not those that this agent has learnt with"):
+        load_agent(tmp_path, VecNormalize(env()))
+    load_agent(tmp_path, statistics.wrap(env(), training=True))  # these are
+    agent = load_agent(tmp_path)
+    agent.set_env(env())
+    with pytest.raises(ValueError, match="has learnt with normalized observations, and its environment is not"):
+        save_agent(agent, tmp_path / "other")
+    agent.set_env(statistics.wrap(env()))
+    save_agent(agent, tmp_path / "other")
+    again = load_normalization(tmp_path / "other")
+    assert again is not None
+    assert np.array_equal(again.statistics["obs_mean"], statistics.statistics["obs_mean"])
+
+
+def test_statistics_that_could_not_be_loaded_are_not_saved(tmp_path: Path) -> None:
+    class Table(gym.Env[Any, Any]):
+        observation_space = gym.spaces.Box(-1, 1, (3, 4), np.float32)
+        action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    agent = PPO("MlpPolicy", VecNormalize(DummyVecEnv([Table])), n_steps=8, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match=r"that are one vector can be saved, not of shape \(3, 4\)"):
+        save_agent(agent, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_agent_without_statistics_sees_what_there_is(tmp_path: Path) -> None:

@@ -211,6 +211,18 @@ def test_layers_may_have_changed_their_size(tmp_path: Path) -> None:
     assert np.array_equal(actions(load_agent(tmp_path)), actions(other))
 
 
+@pytest.mark.parametrize(("arguments", "optimizer"), [({"use_rms_prop": False}, "Adam"), ({}, "RMSpropTFLike")])
+def test_a2c_keeps_its_optimizer(arguments: dict[str, Any], optimizer: str, tmp_path: Path) -> None:
+    agent = sb3.A2C("MlpPolicy", "Pendulum-v1", device="cpu", **arguments)
+    save_agent(agent, tmp_path / "agent")
+    agent.save(tmp_path / "agent.zip")
+    for again in (
+        load_agent(tmp_path / "agent", agent.get_env()),
+        safe_load(tmp_path / "agent.zip", env=agent.get_env()),
+    ):
+        assert type(again.policy.optimizer).__name__ == optimizer
+
+
 def test_a_schedule_is_described_by_how_it_begins(tmp_path: Path) -> None:
     save_agent(sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, learning_rate=lambda left: 0.01 * left), tmp_path)
     assert load_agent(tmp_path).learning_rate == 0.01

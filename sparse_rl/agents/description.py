@@ -210,6 +210,9 @@ class Description:
             key: POLICY_CLASSES[key][value] if key in POLICY_CLASSES else value
             for key, value in self.policy_kwargs.items()
         }
+        if "use_rms_prop" in parameters_of(self.algorithm) and "optimizer_class" not in settings:
+            # A2C does not keep this argument, but what came of it: with it, there would be an optimizer's class.
+            arguments.setdefault("use_rms_prop", False)
         place = _Nowhere(self.observation_space, self.action_space) if env is None else env
         try:
             with warnings.catch_warnings():

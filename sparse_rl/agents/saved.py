@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -91,7 +92,8 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
         coefficient. The files are a fraction of the size; the agent can never go on learning. One that was loaded from
         such files is saved so in any case
     :param phase: of a permuted environment, the phase whose order of the features the agent has learnt
-    :raises ValueError: if the agent has parts that have no description, such as a class of your own
+    :raises ValueError: if the agent has parts that have no description, such as a class of your own, or an environment
+        that is not normalized as the one that it has learnt in
     :raises OSError: if a file cannot be written
     """
     folder = Path(folder)
@@ -104,6 +106,12 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     tensors = {f"{_POLICY}{name}": tensor.clone() for name, tensor in state.items()}
     metadata: dict[str, Any] = {"num_timesteps": model.num_timesteps}
     tensors |= {} if acting_only else variables_of(model)
+    if model.get_env() is not None and env is None and view_of(model).normalization is not None:
+        raise ValueError(
+            "This agent has learnt with normalized observations, and its environment is not normalized: what it would "
+            "see is not what its weights are for. Load it with `env=`, or give set_env() what "
+            "load_normalization(folder).wrap(env) returns."
+        )
     view = view_of(model) if model.get_env() is None else View()
     normalization = view.normalization if env is None else Normalization.of(env)
     phase = view.phase if phase is None else phase
@@ -165,7 +173,7 @@ def load_agent(
     :param folder: what :func:`save_agent` wrote to
     :param env: where it is to go on learning, with an empty replay buffer and fresh optimizers; ``None`` to act only.
         If the agent was trained in a ``VecNormalize``, it is put into one, with the agent's statistics, unless it is
-        one already
+        one already, whose statistics stay (with a warning, if they are others)
     :param device: where the networks live
     :param max_bytes: how large the file of tensors may be
     :param changes: arguments of the algorithm that go before the stored ones, or are not stored: ``action_noise``,
@@ -192,8 +200,15 @@ def load_agent(
     normalization = Normalization.read(tensors, metadata, repr(str(file)))
     if env is not None and normalization is not None:
         env = BaseAlgorithm._wrap_env(env)
-        if unwrap_vec_normalize(env) is None:
+        normalized = unwrap_vec_normalize(env)
+        if normalized is None:
             env = normalization.wrap(env, training=True)
+        elif not normalization.is_that_of(normalized):
+            warnings.warn(
+                "The environment's statistics of observations are not those that this agent has learnt with: give the "
+                "environment without VecNormalize, or let it have them, load_normalization(folder).put_into(env).",
+                stacklevel=2,
+            )
     model = description.build(env, device, where, **changes)
     policy = {name.removeprefix(_POLICY): each for name, each in tensors.items() if name.startswith(_POLICY)}
     rest = {name: each for name, each in tensors.items() if not name.startswith((_POLICY, PREFIX))}

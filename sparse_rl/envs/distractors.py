@@ -207,7 +207,11 @@ class Distractor:
         if isinstance(space, gym.spaces.Discrete):
             return space.start + np.int64(uniform[0, 0] * space.n)
         assert isinstance(space, gym.spaces.Box)
-        return (space.low + uniform.reshape(space.shape) * (space.high - space.low)).astype(space.dtype)
+        shares = uniform.reshape(space.shape)
+        if np.issubdtype(space.dtype, np.integer):
+            low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
+            return np.minimum(low + np.floor(shares * (high - low + 1)), high).astype(space.dtype)
+        return (space.low + shares * (space.high - space.low)).astype(space.dtype)
 
     def _start_episode(self, episode: int) -> None:
         self.episode, self.began = episode, self.clock

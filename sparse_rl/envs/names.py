@@ -53,7 +53,9 @@ def feature_names(env: gym.Env[Any, Any]) -> list[str]:
 
 
 def _names(env: gym.Env[Any, Any]) -> list[str] | None:
-    own = vars(env).get("feature_names", getattr(type(env), "feature_names", None))
+    # Its own, or a property of its class: not what a wrapper hands on.
+    has_own = "feature_names" in vars(env) or hasattr(type(env), "feature_names")
+    own = getattr(env, "feature_names", None) if has_own else None
     if isinstance(own, Sequence) and not isinstance(own, str):
         return [str(name) for name in own]
     if isinstance(env, PermuteFeatures):

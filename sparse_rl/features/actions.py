@@ -57,13 +57,14 @@ def action_changes(
     layer, n = input_layer(policy), len(observations)
     if n < 2:
         raise ValueError(f"Expected two observations or more among which to shuffle features, not {n}.")
-    policy.set_training_mode(False)
     chosen: list[Tensor] = []
+    # What squashes its actions gives them in [-1, 1]; predict() scales them afterwards.
+    space = spaces.Box(-1, 1, policy.action_space.shape) if policy.squash_output else policy.action_space
 
     def act() -> Tensor:
-        return as_numbers(policy._predict(observations, deterministic=True), policy.action_space)
+        return as_numbers(policy._predict(observations, deterministic=True), space)
 
-    with torch.no_grad():
+    with torch.no_grad(), _evaluating(policy):
         (seen,) = passages(layer, lambda: chosen.append(act()))
         moved = seen.inputs[_cycle(n, seed).to(seen.inputs.device)] - seen.inputs
         weight = layer.dense_weight() if isinstance(layer, SparseLinear) else layer.weight
@@ -99,6 +100,16 @@ def as_numbers(actions: Tensor, space: spaces.Space[object]) -> Tensor:
     if isinstance(space, spaces.MultiBinary):
         return flat.float()
     raise ValueError(f"Expected actions that are numbers or choices, not {space}.")
+
+
+@contextmanager
+def _evaluating(policy: BasePolicy) -> Iterator[None]:
+    was_training = policy.training
+    policy.set_training_mode(False)
+    try:
+        yield
+    finally:
+        policy.set_training_mode(was_training)
 
 
 def _cycle(n: int, seed: int) -> Tensor:

@@ -53,7 +53,7 @@ class Intervention:
     :param responds: that the feature does not respond to the action
     :param pays: that the reward does not depend on it
     :param predicts: that it does not help to predict what the first two have found
-    :param p_value: that none of the three is so
+    :param p_value: that all three are so: it does not bear on the task
     :param transitions: of how many transitions this was found out; ``None`` if unknown
     """
 

@@ -86,6 +86,9 @@ def adam(
 
 @njit(fastmath={"contract"})
 def _follow(values: Any, followed: Any, weight: Any) -> None:
+    if weight == 1:  # a copy: neither rounding nor what is not finite shall be left of the former ones
+        values[:] = followed
+        return
     for i in range(values.size):
         values[i] += weight * (followed[i] - values[i])
 

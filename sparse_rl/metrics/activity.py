@@ -64,8 +64,8 @@ def hidden_activations(seen: Sequence[Passage]) -> list[Tensor]:
     """
     hidden: list[Tensor] = []
     for passage in seen[1:]:
-        # SAC's two output layers read the same activations.
-        if not any(passage.inputs is known for known in hidden):
+        # SAC's two output layers read the same activations; of several networks in one, each reads the inputs.
+        if not any(passage.inputs is known for known in (seen[0].inputs, *hidden)):
             hidden.append(passage.inputs)
     return [activations.detach() for activations in hidden]
 

@@ -111,13 +111,13 @@ class SMETAdam(torch.optim.Optimizer):
             gradient = gradient.add(parameter, alpha=group["weight_decay"])
         first.lerp_(gradient, 1 - beta_1)
         second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-        corrected = first / _bias(beta_1, ages)
+        corrected = first / _bias(beta_1, ages, parameter.dtype)
         if group["warmup_steps"] > 1:
             warmth = (ages / group["warmup_steps"]).clamp_(max=1)
             corrected *= warmth
             if group["warmup"] == "momentum":
                 first *= warmth
-        denominator = (second / _bias(beta_2, ages)).sqrt_().add_(group["eps"])
+        denominator = (second / _bias(beta_2, ages, parameter.dtype)).sqrt_().add_(group["eps"])
         learning_rate = group["lr"]
         if density is not None:
             learning_rate = learning_rate * density ** -group["density_exponent"]
@@ -136,7 +136,7 @@ class SMETAdam(torch.optim.Optimizer):
         return state
 
 
-def _bias(beta: float, ages: Tensor) -> Tensor:
+def _bias(beta: float, ages: Tensor, dtype: torch.dtype) -> Tensor:
     """Give ``1 - beta ** age``: what share of the weight of a moving average lies on the steps that there were."""
     # In double precision: a young weight's is the small difference of two numbers near 1.
-    return (1 - beta ** ages.double()).to(ages.dtype)
+    return (1 - beta ** ages.double()).to(dtype)

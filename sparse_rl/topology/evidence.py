@@ -144,7 +144,7 @@ def benjamini_hochberg(p_values: Tensor, level: float) -> Tensor:
 
 
 def _response(before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
-    """Test whether each feature's next value depends on the action, given its present one: F-tests of many samples."""
+    """Test whether each feature's next value depends on the action, given its present one: F-tests."""
     n, k = actions.shape
     a, x, y = (each - each.mean(0) for each in (actions, before, after))
     own = (x * x).sum(0).clamp_min(1e-300)
@@ -156,7 +156,7 @@ def _response(before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
     explained = (effect[:, None, :] @ torch.linalg.solve(spread, effect[:, :, None])).flatten()
     unexplained = (left - explained).clamp_min(1e-300) / (n - k - 2)
     is_constant = left <= 1e-12 * (y * y).sum(0)
-    return torch.where(is_constant, torch.ones_like(left), _upper_tail(explained / unexplained, k))
+    return torch.where(is_constant, torch.ones_like(left), _upper_tail_of_f(explained / unexplained, k, n - k - 2))
 
 
 def _surprise(before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
@@ -185,7 +185,8 @@ def _correlation(powers: Sequence[Tensor], targets: Tensor) -> Tensor:
     strengths = torch.stack([n * (power.T @ every / n).square() for power in powers]).sum(0)
     strengths = strengths.unflatten(1, (-1, k)).sum(2)
     by_chance = strengths[:, 1:].mean(1) / degrees
-    return _upper_tail(strengths[:, 0] / by_chance.clamp_min(1), degrees)
+    # By how much is an estimate itself, from so many shifts.
+    return _upper_tail_of_f(strengths[:, 0] / by_chance.clamp_min(1), degrees, degrees * _SHIFTS)
 
 
 def _powers(x: Tensor) -> list[Tensor]:
@@ -195,14 +196,26 @@ def _powers(x: Tensor) -> list[Tensor]:
     return [line, _standardized(parabola - line * (parabola * line).mean(0))]
 
 
-def _upper_tail(statistic: Tensor, degrees: int) -> Tensor:
-    """Give the probability that a chi-squared variable is larger."""
-    tail: Tensor = torch.special.gammaincc(torch.full_like(statistic, degrees / 2), statistic.clamp_min(0) / 2)
+def _upper_tail_of_f(statistic: Tensor, degrees: int, below: int) -> Tensor:
+    """
+    Give the probability that a variable is larger which is ``degrees`` times one of the F-distribution.
+
+    Bartlett's correction makes it a chi-squared one, to within a percent far out in the tail.
+
+    :param statistic: the statistic
+    :param degrees: degrees of freedom of the numerator
+    :param below: those of the denominator
+    """
+    corrected = (below + degrees / 2 - 1) * (statistic.clamp_min(0) / below).log1p()
+    tail: Tensor = torch.special.gammaincc(torch.full_like(statistic, degrees / 2), corrected / 2)
     return tail
 
 
 def _standardized(x: Tensor) -> Tensor:
-    return (x - x.mean(0)) / x.std(0).clamp_min(1e-150)
+    """Scale columns to mean 0 and deviation 1; constants, whose mean is rounded, become 0."""
+    deviations = x.std(0)
+    is_constant = deviations <= 1e-12 * x.abs().amax(0)
+    return torch.where(is_constant, torch.zeros_like(x), (x - x.mean(0)) / deviations.clamp_min(1e-150))
 
 
 def _normal_scores(x: Tensor) -> Tensor:

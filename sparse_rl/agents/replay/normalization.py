@@ -44,8 +44,14 @@ class Normalization:
         :return: copies
         :raises ValueError: if its observations are not one vector
         """
-        if isinstance(getattr(env, "obs_rms", None), dict):
+        moments = getattr(env, "obs_rms", None)
+        if isinstance(moments, dict):
             raise ValueError("Statistics of Dict observations have no form here that is safe to load: save them apart.")
+        if env.norm_obs and moments is not None and moments.mean.ndim != 1:
+            raise ValueError(
+                f"Only statistics of observations that are one vector can be saved, not of shape {moments.mean.shape}: "
+                "flatten observations below VecNormalize."
+            )
         return cls(
             {name: getattr(env, name) for name in NORMALIZE},
             {
@@ -104,6 +110,21 @@ class Normalization:
         clip = self.settings["clip_obs"]
         shown = np.clip((observations - self.statistics["obs_mean"]) / deviations, -clip, clip)
         return shown.astype(np.float32)
+
+    def is_that_of(self, env: VecNormalize) -> bool:
+        """
+        Tell whether an environment has these statistics of observations.
+
+        :param env: a normalized environment
+        :return: whether mean and variance are equal, up to rounding; true where observations are not normalized
+        """
+        if not (env.norm_obs and self.settings["norm_obs"]):
+            return bool(env.norm_obs) == self.settings["norm_obs"]
+        moments = cast(RunningMeanStd, env.obs_rms)
+        return all(
+            mine.shape == its.shape and np.allclose(mine, its)
+            for mine, its in ((self.statistics["obs_mean"], moments.mean), (self.statistics["obs_var"], moments.var))
+        )
 
     def tensors(self) -> dict[str, th.Tensor]:
         """Give the statistics by the names that they have in an agent's file."""
