@@ -146,15 +146,17 @@ def test_statistics_are_not_lost_in_silence(tmp_path: Path) -> None:
     assert np.array_equal(again.statistics["obs_mean"], statistics.statistics["obs_mean"])
 
 
-def test_statistics_that_could_not_be_loaded_are_not_saved(tmp_path: Path) -> None:
+def test_statistics_of_a_table(tmp_path: Path) -> None:
     class Table(gym.Env[Any, Any]):
         observation_space = gym.spaces.Box(-1, 1, (3, 4), np.float32)
         action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
 
-    agent = PPO("MlpPolicy", VecNormalize(DummyVecEnv([Table])), n_steps=8, batch_size=8, device="cpu")
-    with pytest.raises(ValueError, match=r"that are one vector can be saved, not of shape \(3, 4\)"):
-        save_agent(agent, tmp_path)
-    assert not list(tmp_path.iterdir())
+    env = VecNormalize(DummyVecEnv([Table]))
+    env.obs_rms.mean[:] = np.arange(12).reshape(3, 4)
+    save_agent(PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu"), tmp_path)
+    again = load_agent(tmp_path, DummyVecEnv([Table])).get_vec_normalize_env()
+    assert again is not None
+    assert again.obs_rms.mean.tolist() == env.obs_rms.mean.tolist()
 
 
 def test_an_agent_without_statistics_sees_what_there_is(tmp_path: Path) -> None:

@@ -198,6 +198,13 @@ def load_agent(
     if phase is not None and (type(phase) is not int or phase < 0):
         raise StorageError(f"{_PHASE} in {str(file)!r} must be a whole number of at least 0, not {str(phase)[:80]!r}.")
     normalization = Normalization.read(tensors, metadata, repr(str(file)))
+    if normalization is not None and "obs_mean" in normalization.statistics:
+        shape = normalization.statistics["obs_mean"].shape
+        if shape != description.observation_space.shape:
+            raise StorageError(
+                f"The statistics in {str(file)!r} are of observations of shape {shape}, and the agent's have "
+                f"{description.observation_space.shape}."
+            )
     if env is not None and normalization is not None:
         env = BaseAlgorithm._wrap_env(env)
         normalized = unwrap_vec_normalize(env)

@@ -28,8 +28,8 @@ class Normalization:
     What a ``VecNormalize`` has seen so far, and how it uses that.
 
     :param settings: its arguments: ``norm_obs``, ``clip_obs``, ...
-    :param statistics: ``obs_mean``, ``obs_var``, of shape ``(features,)``, ``obs_count``, if it normalizes
-        observations; ``ret_mean``, ``ret_var``, ``ret_count``, of shape ``()``, of discounted returns
+    :param statistics: ``obs_mean``, ``obs_var``, of the shape of observations, ``obs_count``, if it
+        normalizes them; ``ret_mean``, ``ret_var``, ``ret_count``, of shape ``()``, of discounted returns
     """
 
     settings: Mapping[str, bool | float]
@@ -42,16 +42,10 @@ class Normalization:
 
         :param env: the normalized environment
         :return: copies
-        :raises ValueError: if its observations are not one vector
+        :raises ValueError: if its observations are several arrays
         """
-        moments = getattr(env, "obs_rms", None)
-        if isinstance(moments, dict):
+        if isinstance(getattr(env, "obs_rms", None), dict):
             raise ValueError("Statistics of Dict observations have no form here that is safe to load: save them apart.")
-        if env.norm_obs and moments is not None and moments.mean.ndim != 1:
-            raise ValueError(
-                f"Only statistics of observations that are one vector can be saved, not of shape {moments.mean.shape}: "
-                "flatten observations below VecNormalize."
-            )
         return cls(
             {name: getattr(env, name) for name in NORMALIZE},
             {
@@ -172,7 +166,7 @@ def _kinds(norm_obs: object) -> tuple[str, ...]:
 def _check(name: str, tensor: th.Tensor) -> None:
     if tensor.dtype != th.float64 or not bool(th.isfinite(tensor).all()):
         raise ValueError(f"{name} is not of finite 64-bit numbers")
-    if tensor.dim() != (1 if name in ("obs_mean", "obs_var") else 0):
+    if (tensor.dim() > 0) != (name in ("obs_mean", "obs_var")):
         raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
     if not name.endswith("_mean") and not bool((tensor >= 0).all()):
         raise ValueError(f"{name} is negative")
