@@ -51,12 +51,15 @@ def soak(minutes: float, every: float, folder: Path) -> list[dict[str, float]]:
         began = time.monotonic()
         while time.monotonic() - began < 60 * minutes and process.poll() is None:
             time.sleep(every)
+            if process.poll() is not None:
+                break
             memory, files = sample(process.pid)
             steps = checkpointed(folder)
             elapsed = (time.monotonic() - began) / 60
             samples.append({"minutes": elapsed, "steps": steps, "memory_MB": memory, "open_files": files})
         process.send_signal(signal.SIGTERM)
-        process.wait()
+        if process.wait() != 128 + signal.SIGTERM:
+            raise SystemExit(f"Training did not go on to the end: it ended with exit code {process.returncode}.")
     return [each for each in samples if each["steps"] >= FULL]
 
 

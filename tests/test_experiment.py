@@ -79,6 +79,10 @@ def test_the_grids_that_come_along_are_fine(file: Path, monkeypatch: pytest.Monk
         ("options: [", "There is an error in the grid"),
         ("- 1", "must hold 'options' and 'grid'"),
         (f"{OPTIONS}\ngrid: {{algo: sac, env: {ENV}, seed: 0, num-threads: 0}}", "num_threads must be at least 1"),
+        (
+            f"{OPTIONS}\ngrid: {{algo: sac, env: {ENV}-permute50, seed: 0, n-envs: 2}}",
+            "n_envs must be 1 where features change places",
+        ),
         ("grids: []", "Unknown section 'grids'. Did you mean 'grid'?"),
         ("options: {seed: 1}", "'grid' must hold runs such as"),
         ("grid: []", "'grid' must hold runs such as"),

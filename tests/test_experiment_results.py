@@ -64,7 +64,10 @@ def test_only_finished_runs_count(tmp_path: Path, capsys: pytest.CaptureFixture[
     half.write_bytes(half.read_bytes()[:100])
     (fake_run(parent / "5") / "config.yml").write_text("- 1")
     (fake_run(parent / "6") / "evaluations.npz").unlink()  # not evaluated yet
+    (fake_run(parent / "7") / "summary.yml").write_text("finished: false\n")  # its last update went wrong
+    (fake_run(parent / "8") / "checkpoints").mkdir()  # the disk was full
     oldest = fake_run(parent / "9")
+    (parent / "10" / "summary.yml").write_text("finished: true\n")
     assert [run.folder for run in finished_runs(tmp_path)] == [oldest, finished]
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 2
@@ -175,6 +178,15 @@ def test_steps_and_seconds_to_a_return() -> None:
     curve = Curve(Agent("sac", "no noise", ""), "Hopper-v5", np.arange(4), returns, seconds)
     assert [each.tolist() for each in reach(curve, 5)] == [[1, np.inf], [2, np.inf]]
     assert [each.tolist() for each in reach(curve, 1)] == [[0, 0], [1, 10]]
+
+
+def test_environments_with_fewer_runs_are_not_cut_off(tmp_path: Path) -> None:
+    write_results(tmp_path, [row("sac", seed, 100, n, f"{n}-v1", "no noise") for n in (2, 4) for seed in range(n)])
+    assert main(["plot", str(tmp_path), "--reference", "sac, no noise"]) == 0
+    assert (
+        "| sac, no noise | unknown: 2 to 4 runs in an environment, not equally many |"
+        in (tmp_path / "results.md").read_text()
+    )
 
 
 def test_the_report(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from sparse_rl.plots.files import Episodes, operations, read_episodes
 from sparse_rl.plots.folders import find_runs
 from sparse_rl.plots.gathering import moving_average
 from sparse_rl.plots.intervals import interval, mean
+from sparse_rl.training.finding import find_agent
 
 ROOT = Path(__file__).parents[1]
 ENV = "InvertedPendulum-noise90"
@@ -303,6 +304,26 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "There is no run in" in refused(capsys, tmp_path / "empty")
     zoo_run(tmp_path / "odd", [1.0])
     assert "it has no config.yml" in refused(capsys, tmp_path)
+
+
+def test_a_copy_of_a_run_says_nothing_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, returns in (("1", [1.0, 2.0]), ("2", [1.0, 2.0, 3.0]), ("3", [1.0, 2.0])):
+        folder = our_run(tmp_path / "sac" / "Hopper-noise90" / name, returns)
+        config = yaml.safe_load((folder / "config.yml").read_text())
+        (folder / "config.yml").write_text(yaml.safe_dump({**config, "seed": 5}))
+    rows, error = plot(tmp_path / "out.png", capsys, tmp_path)
+    assert {row["runs"] for row in rows} == {"1"}
+    assert len(rows) == 3
+    assert error.count("has the same seed, and went as far") == 2
+
+
+def test_a_stranger_who_writes_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    our_run(tmp_path / "sac" / "Hopper-noise90" / "1", [1.0])
+    bad = our_run(tmp_path / "sac" / "Hopper-noise90" / "2", [1.0], replay="\x1b]0;owned\x07")
+    _, error = plot(tmp_path / "out.png", capsys, tmp_path)
+    assert f"'{bad}' does not count: Unknown replay in its config.yml" in error
+    assert "\x1b" not in error
+    assert find_agent(bad).noise == "?]0;owned? noise"
 
 
 def test_a_folder_that_may_not_be_read(

@@ -4,13 +4,14 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import yaml
 
 from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_method, make_model
 from sparse_rl.agents.checks import check_recipe
 from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments, parse_yaml
-from sparse_rl.commands.train_arguments import make_parser
+from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError, Number
 from sparse_rl.nn import SMETAdam, sparse_layers
@@ -30,6 +31,26 @@ def settle(*words: str) -> Plan:
 
 def test_algorithms() -> None:
     assert [name for name in algorithms() if learner_of(name) in ("sac", "td3")] == ALGORITHMS
+
+
+def test_flags_of_a_method_go_with_its_name() -> None:
+    words = "--env Hopper-noise90 --drop-fraction 0.3 --update-interval 77 -n 100000 -params method.name:set"
+    assert read_plan(make_parser().parse_args(words.split())).hyperparameters["method"] == {
+        "name": "set",
+        "drop_fraction": 0.3,
+        "update_interval": 77,
+    }
+
+
+def test_sections_for_environments_with_a_namespace(tmp_path: Path) -> None:
+    gymnasium.register("myns/Thing-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=200)
+    try:
+        file = tmp_path / "mine.yml"
+        file.write_text("myns/Thing: {gamma: 0.5}\n")
+        args = make_parser().parse_args(f"--algo sac --env myns/Thing-v0 -n 100 -conf {file}".split())
+        assert read_plan(args).hyperparameters["gamma"] == 0.5
+    finally:
+        del gymnasium.registry["myns/Thing-v0"]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

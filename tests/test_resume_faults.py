@@ -433,6 +433,36 @@ def test_an_environment_that_fails_can_be_mended(tmp_path: Path, capsys: pytest.
     assert "Training ended at step 99" in capsys.readouterr().err
 
 
+def test_what_cannot_be_put_in_place_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped(tmp_path, 140, FRAGILE.format(""))
+    before = content(folder)
+    resets = []
+
+    def reset(self: Fragile, **_: Any) -> Any:
+        resets.append(self)
+        if len(resets) > 1:
+            raise IndexError("no such joint")
+        return np.zeros(3, np.float32), {}
+
+    monkeypatch.setattr(Fragile, "reset", reset)
+    assert resume(folder) == 2
+    assert "could not be continued, and is as it was." in capsys.readouterr().err
+    assert content(folder) == before
+
+
+def test_no_log_is_cut_before_all_have_been_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path, 140, f"{FRAGILE.format('--n-envs 2')}")
+    (folder / "1.monitor.csv").write_text("")
+    with (folder / "0.monitor.csv").open("a") as file:
+        file.write("1,2,3\n")
+    before = content(folder)
+    assert resume(folder) == 2
+    assert "1.monitor.csv' is shorter than when the checkpoint was taken" in capsys.readouterr().err
+    assert content(folder) == before
+
+
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = f"{FRAGILE.format('')} learning_rate:1000"
     assert main([*words.split(), "--no-progress", "-f", str(tmp_path)]) == 2

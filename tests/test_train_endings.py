@@ -1,6 +1,8 @@
 """How training ends: by a signal, NaN, an environment that raises, a full disk; and what bad input gets."""
 
 import builtins
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -254,6 +256,38 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path: Path, is_buffere
     folder = tmp_path / "sac" / ENV / "1"
     assert yaml.safe_load((folder / "summary.yml").read_text())["finished"] is True
     assert {path.name for path in folder.iterdir()} >= {f"{ENV}.zip", "best_model.zip", "evaluations.npz"}
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed_ends_a_run_cleanly_but_for_nohup(tmp_path: Path, nohup: bool) -> None:
+    words = f"--algo sac --env {ENV} -n 4000 --eval-freq -1 {QUICK} {tmp_path} --num-threads 1"
+    command = [sys.executable, "train.py", *words.split()]
+    pid, terminal = pty.fork()
+    if pid == 0:  # a process of its own, with a terminal that controls it
+        os.chdir(ROOT)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+        os.execv(sys.executable, command)
+    folder = tmp_path / "sac" / ENV / "1"
+    for _ in range(600):
+        if (folder / "command.txt").exists():
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == (0 if nohup else 128 + signal.SIGHUP)
+    assert yaml.safe_load((folder / "summary.yml").read_text())["finished"] is nohup
+    assert nohup or list((folder / "checkpoints").glob("step_*.safetensors"))
+
+
+def test_a_second_signal_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def learn(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt  # in the middle of an update
+
+    monkeypatch.setattr(SAC, "learn", learn)
+    assert train(f"--algo sac --env {ENV} -n 40 --eval-freq 20 {QUICK}", tmp_path) == 130
+    folder = tmp_path / "sac" / ENV / "1"
+    assert not [*folder.glob("*.zip"), *folder.glob("*.agent"), *folder.glob("summary.yml")]
 
 
 def test_a_full_disk_leaves_complete_files_only(

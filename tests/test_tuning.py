@@ -231,6 +231,17 @@ def test_default_spaces(algorithm: str, names: set[str]) -> None:
     assert same.hyperparameters == plan.hyperparameters
 
 
+@pytest.mark.parametrize(
+    ("given", "varied"),
+    [({"sparsity.actor", "sparsity.critic"}, False), ({"sparsity"}, False), ({"sparsity_of_other"}, True)],
+)
+def test_what_has_been_given_a_value_in_part_is_not_varied(given: set[str], varied: bool) -> None:
+    plan = plan_of("--algo anf-sac --env InvertedPendulum-noise90")
+    space = default_space(plan, given)
+    assert ("sparsity" in space) is varied
+    assert "method.drop_fraction" not in default_space(plan, {"method"})
+
+
 def test_spaces_are_read(tmp_path: Path) -> None:
     file = tmp_path / "space.yml"
     file.write_text(
@@ -366,9 +377,15 @@ def test_one_tuner_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"is going on, in process {os.getpid()}" in capsys.readouterr().err
 
 
-def test_help_shows_the_defaults_that_hold() -> None:
+def test_help_shows_the_defaults_that_hold(capsys: pytest.CaptureFixture[str]) -> None:
     args: Namespace = parser_of(["tune"]).parse_args(["tune"])
     assert (args.n_timesteps, args.seed, args.num_threads, args.trials) == (100_000, 0, 1, 30)
+    with pytest.raises(SystemExit):
+        sparse_rl(["tune", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "environment steps of a trial (100000)" in text
+    assert "same seed, same study (0)" in text
+    assert "random" not in text
 
 
 @pytest.mark.slow

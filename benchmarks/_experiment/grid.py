@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from sparse_rl.agents.recipe import override, parse_yaml
 from sparse_rl.commands.train_arguments import make_parser, read_plan
+from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import unknown
 from sparse_rl.training.plan import Plan
@@ -133,6 +134,8 @@ def _cell(parser: argparse.ArgumentParser, point: dict[str, Any], settings: str)
         plan = read_plan(args)
         if plan.num_threads < 1:
             raise InputError("num_threads must be at least 1: runs share the cores by it.")
+        if EnvironmentId.parse(plan.env).permute is not None and plan.hyperparameters["n_envs"] > 1:
+            raise InputError("n_envs must be 1 where features change places: tables tell of steps of one copy.")
         if plan.hyperparameters["eval_freq"] <= 0:
             raise InputError("eval_freq must be positive: evaluations are what the table is made of.")
     except ValueError as error:

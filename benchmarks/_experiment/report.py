@@ -149,6 +149,10 @@ def _relative(shown: Mapping[str, Panel], reference: str, last: int) -> Iterator
     yield _line(["agent", "return / that of the reference: IQM [95 %]"])
     yield "|---|---:|"
     for label in (label for label in labelled[next(iter(labelled))] if label in known):
+        counts = {len(panel[label].returns) for panel in labelled.values()}
+        if len(counts) > 1:  # an interquartile mean would cut off the environment with fewest runs
+            yield _line([label, f"unknown: {min(counts)} to {max(counts)} runs in an environment, not equally many"])
+            continue
         yield _line([label, _estimate([scores(panel[label], last) / units[n] for n, panel in labelled.items()], ".2f")])
 
 

@@ -36,10 +36,12 @@ class Run:
         """
         Whether it came to its end and everything is on the disk.
 
-        A run that was ended early has no last evaluation; one that was killed has left its staging folder.
+        A run that was ended early has no last evaluation; one that was killed has left its staging folder; one whose
+        last update went wrong says so. (Those of early versions say nothing, but have no checkpoints either.)
         """
         steps: int = self.config["hyperparameters"]["n_timesteps"]
-        return bool(self.steps[-1] >= steps) and not (self.folder / STAGING).exists()
+        says = self._summary().get("finished", not (self.folder / CHECKPOINTS).exists())
+        return bool(self.steps[-1] >= steps) and not (self.folder / STAGING).exists() and says is True
 
     def seconds(self) -> Array:
         """
@@ -74,10 +76,13 @@ class Run:
 
         :return: floating-point operations, by the formula of docs/metrics.md; ``None`` if there is no ``summary.yml``
         """
+        flops = self._summary().get("training_flops")
+        return flops if isinstance(flops, int) else None
+
+    def _summary(self) -> dict[str, Any]:
         file = self.folder / "summary.yml"
         summary = parse_yaml(file.read_text(encoding="utf-8"), repr(str(file))) if file.exists() else None
-        flops = summary.get("training_flops") if isinstance(summary, dict) else None
-        return flops if isinstance(flops, int) else None
+        return summary if isinstance(summary, dict) else {}
 
 
 def finished_runs(root: Path) -> Iterator[Run]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium
 import yaml
+from gymnasium.envs.registration import get_env_id
 
 from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import find, is_own, unknown
@@ -192,7 +193,7 @@ def _parse_file(text: str, name: str) -> Recipe:
     document = parse_yaml(text, f"the recipe file {name!r}")
     if not isinstance(document, dict):
         raise InputError(f"The recipe file {name!r} must hold sections such as 'default:', not {describe(document)}.")
-    known = {*_RESERVED, *(spec.name for spec in gymnasium.registry.values())}
+    known = {*_RESERVED, *(get_env_id(spec.namespace, spec.name, None) for spec in gymnasium.registry.values())}
     for section, content in document.items():
         if section not in known:
             raise InputError(f"{unknown('section', section, known)} (recipe file {name!r})")

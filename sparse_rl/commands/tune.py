@@ -65,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_arguments(parser)
     # Of these the parser of train.py has other defaults; help shows what holds here.
     parser.set_defaults(n_timesteps=_TIMESTEPS, seed=0, num_threads=1, save_freq=-1, log_interval=4)
+    helps = {
+        "seed": "of all trials, and of what is drawn: same seed, same study (%(default)s)",
+        "n_timesteps": "environment steps of a trial (%(default)s)",
+        "eval_freq": f"steps between evaluations (one in {_EVALUATIONS} of all)",
+        "num_threads": "threads of each trial (%(default)s)",
+    }
+    for action in parser._actions:  # there is no public list of flags
+        action.help = helps.get(action.dest, action.help)
 
 
 def run(args: argparse.Namespace, words: list[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_rl.envs import EnvironmentIdError
-from sparse_rl.inputs import InputError, Number
+from sparse_rl.inputs import Choice, InputError, Number
 from sparse_rl.plots.files import EVALUATIONS, MONITORS
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol
@@ -37,6 +37,7 @@ class FoundRun:
     :param tensorboard: folder of TensorBoard's files
     :param hyperparameters: flat; empty if unknown
     :param is_ours: whether it is a run of this project
+    :param seed: its seed; ``None`` if unknown
     """
 
     path: Path
@@ -48,6 +49,7 @@ class FoundRun:
     tensorboard: Path
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     is_ours: bool = True
+    seed: int | None = None
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[FoundRun], list[str]]:
@@ -129,6 +131,7 @@ def _ours(folder: Path, config: Mapping[str, Any]) -> FoundRun:
     _check_names(algorithm, environment)
     hyperparameters = config["hyperparameters"]
     n_envs = int(Number(1, _MOST_ENVS, whole=True)("n_envs in its config.yml", hyperparameters.get("n_envs", 1)))
+    replay = Choice(("observed", "redrawn"))("replay in its config.yml", hyperparameters.get("replay", "observed"))
     settings = dict(_flat({**hyperparameters, "env_kwargs": config.get("env_kwargs") or {}}))
     if len(str(settings)) > _MOST_SETTINGS:
         raise InputError(f"the hyperparameters in its config.yml have more than {_MOST_SETTINGS:,} letters.")
@@ -139,11 +142,12 @@ def _ours(folder: Path, config: Mapping[str, Any]) -> FoundRun:
         folder,
         algorithm,
         environment,
-        protocol(environment, str(hyperparameters.get("replay", "observed"))),
+        protocol(environment, replay),
         int(number) if number.isdecimal() else 1,
         n_envs,
         Path(str(config.get("tensorboard", folder))),
         settings,
+        seed=seed if isinstance(seed := config.get("seed"), int) else None,
     )
 
 

@@ -24,7 +24,8 @@ def gather(runs: Sequence[FoundRun], axis: str = "steps", window: int | None = N
     :return: the runs, as far as there is something to draw; and sentences about what is left out
     :raises InputError: if nothing is left
     """
-    read, records, notes = [], [], []
+    read, notes = [], []
+    records: list[tuple[Record, int | None]] = []
     for run, settings in zip(runs, settings_of(runs), strict=True):
         try:
             read.append((run, settings, read_episodes(run.path, run.n_envs)))
@@ -38,14 +39,30 @@ def gather(runs: Sequence[FoundRun], axis: str = "steps", window: int | None = N
                 raise InputError("its monitor files have no episodes, so its wall-clock time is not known.")
             if axis == "flops" and not np.isfinite(record.flops).all():
                 raise InputError("its TensorBoard files do not have 'cost/training_flops' up to its last point.")
-            records.append(record)
+            records.append((record, run.seed))
         except (ValueError, OSError) as error:
             notes.append(f"{str(run.path)!r} does not count: {error}")
-    records, others = _drawable(records)
+    different, others = _without_repetitions(records)
     notes += others
-    if not records:
+    drawable, others = _drawable(different)
+    notes += others
+    if not drawable:
         raise InputError("No run has anything to draw." + "".join(f"\n{note}" for note in notes))
-    return records, notes
+    return drawable, notes
+
+
+def _without_repetitions(records: Sequence[tuple[Record, int | None]]) -> tuple[list[Record], list[str]]:
+    """Of runs that are the same, seed included, keep the one that went furthest: copies say nothing twice."""
+    furthest: dict[object, Record] = {}
+    notes = []
+    for place, (record, seed) in enumerate(records):
+        key = place if seed is None else (record.environment, record.agent, seed)
+        other = furthest.setdefault(key, record)
+        if other is not record:
+            kept, left = (other, record) if other.steps[-1] >= record.steps[-1] else (record, other)
+            furthest[key] = kept
+            notes.append(f"{left.name!r} does not count: {kept.name!r} has the same seed, and went as far.")
+    return list(furthest.values()), notes
 
 
 def _distance(runs: Sequence[Episodes]) -> int:

@@ -5,7 +5,7 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ class Experiment:
                 self._reopen(folder, former, configuration)
             else:
                 self._open(folder, configuration, tensorboard, verbose, is_new=former is None)
-            at_the_end.callback(self._save, folder)
+            at_the_end.push(self._saving(folder))
             self._learn(CallbackList([*callbacks, self.resume]))
         if self._is_finished:
             checkpoints.remove()
@@ -264,12 +264,21 @@ class Experiment:
             self._end(callbacks, f"{why}{what} (see above).")
 
     def _end(self, callbacks: CallbackList, why: str) -> None:
+        if not self.resume.is_in_place:  # callbacks know nothing yet, and would write that over what there is
+            raise NotResumedError(f"The run could not be continued, and is as it was. {why}")
         seed = self.plan.seed
         self.guard.failure = f"Training ended at step {self.model.num_timesteps} (seed {seed}), and is saved. {why}"
         if not hasattr(callbacks, "model"):  # training has not begun
             return
         with suppress(EOFError, ConnectionError):  # what wants to ask an environment whose process has died
             callbacks.on_training_end()
+
+    def _saving(self, folder: RunFolder) -> Callable[..., None]:
+        def exit_(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not KeyboardInterrupt:  # which may have struck in the middle of an update
+                self._save(folder)
+
+        return exit_
 
     def _save(self, folder: RunFolder) -> None:
         """Save the agent as it is, and what it cost."""

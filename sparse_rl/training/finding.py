@@ -53,7 +53,7 @@ class FoundAgent:
     def noise(self) -> str | None:
         """Protocol of the noise with which it was trained; ``None`` if nobody knows."""
         if self.card is None and self.config is not None:
-            return protocol(str(self.environment), str(self.config["hyperparameters"].get("replay")))
+            return _text(protocol(str(self.environment), str(self.config["hyperparameters"].get("replay"))))
         return _text((self.card or {}).get("noise"))
 
     @property

@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sparse_rl.sb3.steps import gradient_steps
+from sparse_rl.training.signals import ending_signals
 
 #: A loss beyond this has exploded: it is that of values of 1e12, and soon 32-bit numbers end.
 EXPLODED = 1e24
@@ -47,10 +48,13 @@ class GuardCallback(BaseCallback):
 
     A signal only raises a flag, so it never strikes in the middle of an update; training ends between two rollouts,
     where checkpoints are taken. A second one acts at once.
+
+    :param ends_at_second: whether it does; not where whoever started this process sends one too
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends_at_second: bool = True) -> None:
         super().__init__()
+        self.ends_at_second = ends_at_second
         self.signal: signal.Signals | None = None
         self.failure: str | None = None
         self._signalled_at = 0.0
@@ -62,7 +66,7 @@ class GuardCallback(BaseCallback):
         return self.signal is not None and time.monotonic() - self._signalled_at > PATIENCE
 
     def __enter__(self) -> "GuardCallback":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ending_signals():
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -71,8 +75,11 @@ class GuardCallback(BaseCallback):
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            return
         self.signal, self._signalled_at = signal.Signals(number), time.monotonic()
-        self.__exit__()
+        if self.ends_at_second:
+            self.__exit__()
         # Past Python's buffers, in which the signal may have come.
         with suppress(OSError, ValueError, AttributeError):  # nobody may be listening
             os.write(sys.stderr.fileno(), _ENDING)

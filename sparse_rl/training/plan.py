@@ -94,9 +94,11 @@ def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:
     flags = {name: getattr(args, name) for name in RECIPE_FLAGS}
     changes: Recipe = {name: value for name, value in flags.items() if value is not None}
     method = {name: getattr(args, name) for name in METHOD_FLAGS if getattr(args, name) is not None}
-    if method:
-        changes["method"] = method
-    changes = override(changes, parse_assignments(args.hyperparams))
+    given = parse_assignments(args.hyperparams)
+    if method:  # with a name, a method of -params is a whole one
+        its = given.get("method", {})
+        given["method"] = {**method, **its} if isinstance(its, dict) else its
+    changes = override(changes, given)
     if "method" not in recipe:
         for key in (*SPARSE_KEYS, "method"):
             if key in changes:

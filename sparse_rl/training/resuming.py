@@ -24,7 +24,7 @@ from sparse_rl.inputs import InputError
 from sparse_rl.storage import StorageError
 from sparse_rl.training.guard import GuardCallback, TrainingEnded
 from sparse_rl.training.tensorboard import cut_curves, keep_curves, open_logger
-from sparse_rl.training.vec_envs import keep, obstacles, put_back
+from sparse_rl.training.vec_envs import check_log, keep, obstacles, put_back
 
 #: Seconds after which there is a checkpoint at the latest.
 MOST_SECONDS = 600.0
@@ -238,6 +238,8 @@ class ResumeCallback(BaseCallback):
 
     def _continue_files(self, state: dict[str, Tree]) -> None:
         """Cut off what was written after the checkpoint, and go on writing there."""
+        for rank, each in enumerate(state["training"]["envs"]):  # all, before one is cut
+            check_log(str(self.folder / str(rank)), each["log"])
         for rank, each in enumerate(state["training"]["envs"]):
             self.training_env.env_method("continue_log", str(self.folder / str(rank)), each["log"], indices=rank)
         cut_curves(self.tensorboard, state["events"])

@@ -22,6 +22,7 @@ from sparse_rl.envs import make
 from sparse_rl.envs.state import StateError, restore, state_of
 from sparse_rl.inputs import InputError
 from sparse_rl.training.console import forgive_console
+from sparse_rl.training.signals import ending_signals
 
 VEC_ENVS: Mapping[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
 _DYING = 5.0  # seconds that a process may take to end once it has closed its pipe
@@ -95,10 +96,7 @@ class RunMonitor(Monitor[Any, Any]):
         :param length: its length at that time, in bytes
         :raises StateError: if it is shorter now
         """
-        path = Path(f"{filename}.{self.EXT}")
-        if not path.exists() or path.stat().st_size < length:
-            raise StateError(f"{str(path)!r} is shorter than when the checkpoint was taken: somebody has changed it.")
-        os.truncate(path, length)
+        os.truncate(check_log(filename, length), length)
         self.results_writer = ResultsWriter(filename, override_existing=False)
 
     def own_state(self) -> float:
@@ -144,6 +142,21 @@ class RunMonitor(Monitor[Any, Any]):
         return np.asarray(observation)
 
 
+def check_log(filename: str, length: int) -> Path:
+    """
+    Check that there is as much of a monitor file as when a checkpoint was taken.
+
+    :param filename: the file; ``.monitor.csv`` is appended
+    :param length: its length at that time, in bytes
+    :return: the file
+    :raises StateError: if it is shorter now
+    """
+    path = Path(f"{filename}.{RunMonitor.EXT}")
+    if not path.exists() or path.stat().st_size < length:
+        raise StateError(f"{str(path)!r} is shorter than when the checkpoint was taken: somebody has changed it.")
+    return path
+
+
 def make_vec_env(
     environment: str,
     n_envs: int,
@@ -171,9 +184,9 @@ def make_vec_env(
         def create() -> gym.Env[Any, Any]:
             if is_in_worker:  # which the process of a whole run, such as a trial, is not, whoever started that
                 forgive_console()
-                # A terminal sends Ctrl-C to the workers too, and a scheduler its SIGTERM; the main process still needs
-                # them to end cleanly. They end when it closes their pipe.
-                for number in (signal.SIGINT, signal.SIGTERM):
+                # A terminal sends Ctrl-C to the workers too, and SIGHUP when it is closed, a scheduler its SIGTERM;
+                # the main process still needs them to end cleanly. They end when it closes their pipe.
+                for number in ending_signals():
                     signal.signal(number, signal.SIG_IGN)
             env = make(environment, **(env_kwargs or {}))
             env.action_space.seed(seed + rank)

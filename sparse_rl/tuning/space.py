@@ -159,10 +159,15 @@ def default_space(plan: Plan, fixed: Iterable[str] = ()) -> Space:
             space["method.drop_fraction"] = Range(0.01, 0.5, log=True)
         if "update_interval" in settings:
             space["method.update_interval"] = Range(100, 10_000, log=True, whole=True)
-    space = {name: each for name, each in space.items() if name not in set(fixed)}
+    space = {name: each for name, each in space.items() if not any(_overlap(name, other) for other in fixed)}
     if not space:
         raise InputError("Everything that would be varied has been given a value: leave one out, or give a --space.")
     return space
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Tell whether two keys are one, or one is a part of the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def read_space(file: Path, plan: Plan, fixed: Iterable[str] = ()) -> Space:
@@ -192,7 +197,7 @@ def read_space(file: Path, plan: Plan, fixed: Iterable[str] = ()) -> Space:
                 raise InputError(
                     f"{name} is the same for all trials, so that they can be compared: give {_COMMON[name]}."
                 )
-            if name in set(fixed):
+            if any(_overlap(name, other) for other in fixed):
                 raise InputError(f"{name} is varied here, but has also been given a value: leave one of the two out.")
     except InputError as error:
         raise InputError(f"There is an error in the space {where}: {error}") from error

@@ -17,6 +17,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from sparse_rl.inputs import InputError
+from sparse_rl.training.signals import ending_signals
 from sparse_rl.tuning.report import describe_trial
 from sparse_rl.tuning.space import PlanFor, Space, Value, words_of
 from sparse_rl.tuning.study import PRUNED, RUN, WHY, ask, best_of, cut_off, ended, suggest
@@ -234,7 +235,7 @@ class Tuner:
             self.signal = signal.Signals(number)
             self._n_signals += 1
 
-        previous: dict[int, Any] = {each: signal.signal(each, count) for each in (signal.SIGINT, signal.SIGTERM)}
+        previous: dict[int, Any] = {each: signal.signal(each, count) for each in ending_signals()}
         try:
             yield
         finally:

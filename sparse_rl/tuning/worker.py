@@ -119,6 +119,7 @@ class _Trial:
         from sparse_rl.training.experiment import Experiment
 
         experiment = Experiment(self.task.plan, self._report)
+        experiment.guard.ends_at_second = False  # a scheduler signals to this process, and so does the tuner
         with (
             closing(experiment),
             experiment.guard,
@@ -145,6 +146,7 @@ class _Trial:
                 check_unfinished(path)
                 held.enter_context(_locked(path / CHECKPOINTS / LOCK))
                 experiment = held.enter_context(closing(Experiment(self.task.plan, self._report)))
+                experiment.guard.ends_at_second = False
                 held.enter_context(experiment.guard)
                 folder = held.enter_context(RunFolder.reopen(path, self.task.plan.env))
             except OSError as error:
