@@ -71,7 +71,7 @@ def zoo_run(folder: Path, returns: list[float], every: int = 100) -> Path:
 def our_run(folder: Path, returns: list[float], **hyperparameters: object) -> Path:
     zoo_run(folder, returns)
     algorithm, environment = folder.parts[-3:-1]
-    config = {"algo": algorithm, "env": environment, "seed": 0}
+    config = {"algo": algorithm, "env": environment, "seed": int(folder.name) if folder.name.isdecimal() else 0}
     config["hyperparameters"] = {"replay": "observed", "n_envs": 1, **hyperparameters}
     (folder / "config.yml").write_text(yaml.safe_dump(config))
     return folder
