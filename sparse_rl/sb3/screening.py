@@ -122,17 +122,15 @@ class ScreeningCallback(BaseCallback):
 
 def _observations(
     buffer: ReplayBuffer, rows: NDArray[np.int64], copies: NDArray[np.int64], env: VecNormalize | None
-) -> tuple[th.Tensor, th.Tensor]:
+) -> tuple[th.Tensor, ...]:
     """Read observations and next observations of certain transitions; whoever draws noise again shows them himself."""
     if hasattr(buffer, "show"):
-        before, after = buffer.show(rows, copies, env)
-    elif buffer.optimize_memory_usage:
+        return tuple(th.as_tensor(x).float() for x in buffer.show(rows, copies, env))
+    if buffer.optimize_memory_usage:
         before, after = buffer.observations[rows, copies], buffer.observations[(rows + 1) % buffer.buffer_size, copies]
     else:
         before, after = buffer.observations[rows, copies], buffer.next_observations[rows, copies]
-    if not hasattr(buffer, "show"):
-        before, after = (buffer._normalize_obs(x, env) for x in (before, after))
-    return th.as_tensor(before).float(), th.as_tensor(after).float()
+    return tuple(th.as_tensor(buffer._normalize_obs(x, env)).float() for x in (before, after))
 
 
 def _connected(layer: SparseLinear, columns: th.Tensor, generator: th.Generator) -> Topology:
