@@ -97,6 +97,7 @@ def test_the_grids_that_come_along_are_fine(file: Path, monkeypatch: pytest.Monk
         ("grid: {algo: {sac: 1}, seed: 0}", "algo must be a word or a number"),
         ("grid: {seed: zero}", "argument --seed: invalid whole number value: 'zero'"),
         ("grid: {seed: []}", "'seed' is an empty list"),
+        ("grid: {algo: sac, seed: [0, 1, 0]}", "Two points of a block are the same run: `train.py"),
         ("grid: {algo: sac}", "Give every run its seed"),
         ("grid: {algo: sac, seed: 0, eval-freq: -1}", "eval_freq must be positive"),
         ("options: {algo: [sac]}\ngrid: {seed: 0}", "'algo' is a list, which is an axis: it belongs below 'grid'"),

@@ -436,7 +436,9 @@ def test_an_environment_that_fails_can_be_mended(tmp_path: Path, capsys: pytest.
 def test_what_cannot_be_put_in_place_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sparse_rl.training.experiment.__version__", "0.0.1")
     folder = stopped(tmp_path, 140, FRAGILE.format(""))
+    monkeypatch.undo()  # config.yml will have something to say
     before = content(folder)
     resets = []
 

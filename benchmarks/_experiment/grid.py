@@ -4,7 +4,7 @@ import argparse
 import itertools
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,7 +53,7 @@ def read_grid(file: Path, threads: int = 1) -> list[Cell]:
 
     :param file: the YAML file
     :param threads: threads of a run, unless the grid sets ``num-threads``
-    :return: the runs in the order of the file, each once
+    :return: the runs in the order of the file; one that several blocks ask for is there once
     :raises InputError: if something in it is not known or not allowed
     :raises OSError: if it cannot be read
     """
@@ -89,11 +89,25 @@ def _cells(document: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Cel
         )
     cells: list[Cell] = []
     for block in blocks:
-        for point in _points(_by_destination(parser, block)):
-            cell = _cell(parser, override(options, point), _describe(point))
-            if not any(cell.is_plan_of(vars(other.plan)) for other in cells):
-                cells.append(cell)
+        points = _points(_by_destination(parser, block))
+        own = _each_once(_cell(parser, override(options, point), _describe(point)) for point in points)
+        cells += [cell for cell in own if _same(cell, cells) is None]  # blocks may overlap
     return cells
+
+
+def _each_once(cells: Iterable[Cell]) -> list[Cell]:
+    """Refuse equal runs in one block: whoever wrote it expects one more."""
+    found: list[Cell] = []
+    for cell in cells:
+        if (other := _same(cell, found)) is not None:
+            one, two = (shlex.join(("train.py", *each.words)) for each in (other, cell))
+            raise InputError(f"Two points of a block are the same run: `{one}` and `{two}`.")
+        found.append(cell)
+    return found
+
+
+def _same(cell: Cell, others: Iterable[Cell]) -> Cell | None:
+    return next((other for other in others if cell.is_plan_of(vars(other.plan))), None)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -230,7 +230,7 @@ class Experiment:
         if configuration.get("tensorboard") != former.get("tensorboard"):  # in a copy of a run
             news["tensorboard"] = configuration["tensorboard"]
         if news:
-            folder.write_yaml("config.yml", {**former, **news})
+            self.resume.when_in_place = lambda: folder.write_yaml("config.yml", {**former, **news})
         self.model.set_logger(Logger(None, []))
         print(f"continued from step {steps:,}", flush=True)
 

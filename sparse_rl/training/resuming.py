@@ -1,7 +1,7 @@
 """Checkpoints of a run, and going on from one: between two rollouts, where nothing is half done."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,8 @@ class ResumeCallback(BaseCallback):
         self.newest: int | None = None
         #: Whether the run is where it shall begin: nothing that is saved before that is of the run.
         self.is_in_place = True
+        #: What to do then.
+        self.when_in_place: Callable[[], None] = lambda: None
         self._loaded: dict[str, Any] | None = None
         self._last_step, self._last_time = 0, time.monotonic()
         self._has_complained = False
@@ -218,6 +220,7 @@ class ResumeCallback(BaseCallback):
             _restore(callback, kept["own"])
         restore_generators(state["generators"])  # last of all: whatever came before may have drawn from them
         self.is_in_place = True
+        self.when_in_place()
         self._last_step, self._last_time = model.num_timesteps, time.monotonic()
 
     def _begin_episodes(self, observations: Mapping[int, Any]) -> None:
