@@ -73,7 +73,8 @@ def test_uniform_sparsity_pays_for_the_dense_output_layer() -> None:
     counts = uniform(shapes, 0.9, dense=[2])
     sparsities = [1 - count / (n * m) for count, (n, m) in zip(counts, shapes, strict=True)]
     assert sparsities == pytest.approx([0.9032, 0.9032, 0.0], abs=1e-4)  # the ANF code's "90.3 / 90.3 / 0"
-    assert uniform(shapes, 0.9) == [589, 6554, 26]
+    # 588.8, 6553.6 and 25.6 of 7168: one of them has to be rounded down.
+    assert uniform(shapes, 0.9) == [589, 6554, 25]
 
 
 linear_shapes = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=5)
@@ -113,7 +114,7 @@ def test_the_total_is_met_and_no_layer_is_overfull(
         return
     assert all(1 <= count <= size for count, size in zip(counts, sizes, strict=True))
     assert all(counts[i] == sizes[i] for i in dense)
-    assert abs(sum(counts) - (1 - sparsity) * sum(sizes)) <= len(shapes)
+    assert abs(sum(counts) - (1 - sparsity) * sum(sizes)) < 0.5 + 1e-6
 
 
 def test_a_layer_that_would_be_overfull_becomes_dense_and_the_others_give_up_nothing_more() -> None:

@@ -157,9 +157,11 @@ def test_growth_by_gradient_never_holds_the_dense_gradient() -> None:
 
     computed: list[tuple[int, int]] = []
     small = gradient_of((100, 30), 4, 0)
-    grow_by_gradient(Topology.random((100, 30), 50), 20, Counting(small.inputs, small.d_outputs), block=99)
-    assert [last - first for first, last in computed] == [3] * 33 + [1]
-    assert all(a[1] == b[0] for a, b in pairwise(computed))
+    for changes, rows in (({"block": 99}, [3] * 33 + [1]), ({}, [12] * 8 + [4])):  # a small layer too
+        computed.clear()
+        grow_by_gradient(Topology.random((100, 30), 50), 20, Counting(small.inputs, small.d_outputs), **changes)
+        assert [last - first for first, last in computed] == rows
+        assert all(a[1] == b[0] for a, b in pairwise(computed))
 
 
 def test_a_gradient_of_another_layer_is_refused() -> None:

@@ -196,6 +196,15 @@ def test_the_summary_says_what_was_learnt_and_what_it_cost(run: Run) -> None:
     scalars = run.events()
     for name in ("weights", "inference_flops", "training_flops"):
         assert scalars.Scalars(f"cost/{name}")[-1].value == pytest.approx(summary[name], rel=1e-6)
+    seen = [("plasticity", f"plasticity/{name}", name) for name in summary["plasticity"]]
+    seen += [
+        (each, f"sparsity/{each}/{name}", name)
+        for each in ("overlap_start", "overlap_last")
+        for name in ("actor", "qf0", "qf1")
+    ]
+    assert {name for _, _, name in seen} >= {"dormant_actor", "srank_qf0", "effective_rank_qf1", "gradient_snr_qf0"}
+    for group, curve, name in seen:
+        assert scalars.Scalars(curve)[-1].value == pytest.approx(summary[group][name], rel=1e-6)
 
 
 def test_tensorboard_shows_a_picture_at_each_evaluation(run: Run) -> None:

@@ -1,6 +1,7 @@
 """How a network's sparsity is shared out among its layers."""
 
 from collections.abc import Callable, Collection, Sequence
+from math import floor
 
 from sparse_rl.names import unknown
 
@@ -119,7 +120,7 @@ def _size(shape: Shape) -> int:
 def _share_out(
     shapes: Sequence[Shape], sparsity: float, dense: Collection[int], raw_density: Callable[[Shape], float]
 ) -> list[int]:
-    """Scale the raw densities by one factor so that the total is met; a layer that would exceed 1 becomes dense."""
+    """Scale the raw densities by one factor, to the weight; a layer that would exceed 1 becomes dense."""
     if not 0 <= sparsity < 1:
         raise ValueError(f"Sparsity must lie in [0, 1), not {sparsity}: it is the fraction of weights that are absent.")
     sizes = [_size(shape) for shape in shapes]
@@ -138,10 +139,22 @@ def _share_out(
         if not overfull:
             break
         full |= overfull
-    counts = [sizes[i] if i in full else round(factor * raw_density(shapes[i]) * sizes[i]) for i in range(len(shapes))]
+    counts = [sizes[i] if i in full else 0 for i in range(len(shapes))]
+    shares = _whole_numbers([factor * raw_density(shapes[i]) * sizes[i] for i in free])
+    for i, count in zip(free, shares, strict=True):
+        counts[i] = count
     for shape, count in zip(shapes, counts, strict=True):
         if count < 1:
             raise ValueError(
                 f"Sparsity {sparsity} leaves the layer of shape {shape} without a single weight: lower it."
             )
+    return counts
+
+
+def _whole_numbers(shares: Sequence[float]) -> list[int]:
+    """Round shares so that their sum is the rounded sum: up where the fraction is largest, down elsewhere."""
+    counts = [floor(share) for share in shares]
+    by_fraction = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i])
+    for i in by_fraction[: round(sum(shares)) - sum(counts)]:
+        counts[i] += 1
     return counts

@@ -8,7 +8,8 @@ from torch import Tensor
 from sparse_rl.topology.rewiring import room_to_grow
 from sparse_rl.topology.topology import Topology
 
-BLOCK = 65_536  # entries of the gradient that are looked at together: they fit a cache
+BLOCK = 65_536  # entries of the gradient that are looked at together, at most: they fit a cache
+PARTS = 8  # in so many parts at least, however small the layer: there never is the whole matrix
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def grow_by_gradient(topology: Topology, count: int, gradient: WeightGradient, b
     """
     Choose the ``count`` inactive positions whose gradient is largest in magnitude (RigL, Evci et al. 2020).
 
-    The gradient is computed a few rows at a time, of which the best so far are kept: memory stays proportional to
-    ``count``. Of equal gradients those at lower positions are chosen.
+    The gradient is computed a few rows at a time, an eighth of the layer at most, of which the best so far are kept. Of
+    equal gradients those at lower positions are chosen.
 
     :param topology: the topology to grow in
     :param count: how many positions to choose
@@ -59,7 +60,7 @@ def grow_by_gradient(topology: Topology, count: int, gradient: WeightGradient, b
     positions = topology.positions[:0]
     if count == 0:
         return positions
-    rows = max(1, block // n_columns)
+    rows = max(1, min(block // n_columns, n_rows // PARTS))
     for first in range(0, n_rows, rows):
         last = min(first + rows, n_rows)
         found = gradient.rows(first, last).abs().flatten()

@@ -37,6 +37,8 @@ class MetricsCallback(BaseCallback):
         super().__init__()
         #: Floating-point operations of all gradient steps so far, and what they would be if all layers were dense.
         self.flops, self.dense_flops = 0, 0
+        #: What was seen of neurons, gradients and wiring when it was last recorded.
+        self._seen: dict[str, dict[str, float]] = {}
         self._updates = 0
         self._kinds: dict[str, str] = {}
         self._layers: dict[str, list[SparseLinear | nn.Linear]] = {}
@@ -45,10 +47,10 @@ class MetricsCallback(BaseCallback):
         self._last: dict[str, dict[str, Topology]] = {}
 
     def keep(self) -> dict[str, Any]:
-        """Give what has to be kept in a checkpoint: the operations so far, and the topologies to compare with."""
+        """Give what has to be kept in a checkpoint: operations so far, what was seen, topologies to compare with."""
         self._charge()
         compared = {name: _as_tree(topologies) for name, topologies in (("first", self._first), ("last", self._last))}
-        return {"flops": self.flops, "dense_flops": self.dense_flops, **compared}
+        return {"flops": self.flops, "dense_flops": self.dense_flops, "seen": self._seen, **compared}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """
@@ -57,6 +59,7 @@ class MetricsCallback(BaseCallback):
         :param state: what :meth:`keep` gave
         """
         self.flops, self.dense_flops = state["flops"], state["dense_flops"]
+        self._seen = state["seen"]
         self._updates = self.model._n_updates
         self._first, self._last = _from_tree(state["first"]), _from_tree(state["last"])
 
@@ -93,25 +96,32 @@ class MetricsCallback(BaseCallback):
         self._charge()
         figures: dict[str, float] = {f"cost/{name}": value for name, value in _costs(self.model).items()}
         figures |= {"cost/training_flops": self.flops, "cost/dense_training_flops": self.dense_flops}
-        figures |= {f"plasticity/{name}": value for name, value in diagnose(self.model).items()}
         now = _topologies(self.model)
-        for name, topologies in now.items():
-            figures[f"sparsity/overlap_start/{name}"] = topology_overlap(self._first[name], topologies)
-            figures[f"sparsity/overlap_last/{name}"] = topology_overlap(self._last[name], topologies)
+        self._seen = {
+            "plasticity": diagnose(self.model),
+            "overlap_start": {name: topology_overlap(self._first[name], each) for name, each in now.items()},
+            "overlap_last": {name: topology_overlap(self._last[name], each) for name, each in now.items()},
+        }
         self._last = now
+        for group, values in self._seen.items():
+            prefix = f"{group}/" if group == "plasticity" else f"sparsity/{group}/"
+            figures |= {f"{prefix}{name}": value for name, value in values.items()}
         for name, value in figures.items():
             # Curves, not tables: on the console they would drown all else.
             self.logger.record(name, value, exclude=("stdout", "log"))
 
     def summary(self, model: BaseAlgorithm) -> dict[str, Any]:
         """
-        Say what the agent cost, for the run's summary.
+        Say what the agent cost and how alive it was when last looked at, for the run's summary.
 
         :param model: the agent
-        :return: weights and floating-point operations, and what they would be if all layers were dense
+        :return: weights and floating-point operations, and what they would be if all layers were dense; and, unless
+            nothing has been recorded, ``plasticity``, ``overlap_start`` and ``overlap_last`` with a figure for each
+            network
         """
         training = {"training_flops": self.flops, "dense_training_flops": self.dense_flops}
-        return {"gradient_steps": gradient_steps(model), **_costs(model), **training}
+        seen = {group: values for group, values in self._seen.items() if values}
+        return {"gradient_steps": gradient_steps(model), **_costs(model), **training, **seen}
 
 
 def _transitions(model: BaseAlgorithm, kind: str, before: int, now: int) -> int:
