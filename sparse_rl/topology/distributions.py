@@ -154,7 +154,7 @@ def _share_out(
 def _whole_numbers(shares: Sequence[float]) -> list[int]:
     """Round shares so that their sum is the rounded sum: up where the fraction is largest, down elsewhere."""
     counts = [floor(share) for share in shares]
-    by_fraction = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i])
+    by_fraction = sorted(range(len(shares)), key=lambda i: round(counts[i] - shares[i], 6))  # of equal ones the first
     for i in by_fraction[: round(sum(shares)) - sum(counts)]:
         counts[i] += 1
     return counts
