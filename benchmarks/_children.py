@@ -37,6 +37,7 @@ class Agent:
     :param distribution: ``"input"``, or ``"uniform"`` for all layers but the heads
     :param fill: random transitions in the replay before training
     :param buffer_size: room in the replay
+    :param recipe: one of ours by the name of its recipe, such as ``"rigl-sac"``, whose sparsity it has
     """
 
     name: str
@@ -48,6 +49,7 @@ class Agent:
     distribution: str = "input"
     fill: int = 10_000
     buffer_size: int = 100_000
+    recipe: str = ""
 
 
 def sparse_agents(learner: str) -> list[Agent]:

@@ -29,6 +29,7 @@ class Worker:
         distribution: str,
         fill: int,
         buffer_size: int,
+        recipe: str = "",
         name: str = "",
     ) -> None:
         from stable_baselines3.common.logger import Logger
@@ -36,8 +37,10 @@ class Worker:
         from sparse_rl.training.vec_envs import make_vec_env
 
         self.env = make_vec_env(env, n_envs=1, seed=0)
-        self.callback: Any = None
-        recipe = {
+        self.callback: Any = None  # of topology updates
+        self.screening: list[Any] = []
+        common = {
+            "n_envs": 1,
             "batch_size": 256,
             "learning_starts": fill,
             "buffer_size": buffer_size,
@@ -45,24 +48,27 @@ class Worker:
         }
         if kind == "ours":
             sparse = {"sparsity": sparsity, "distribution": distribution} if sparsity else {}
-            self.model = self._ours(learner, {**recipe, **sparse, "replay": replay})
+            algorithm = recipe or (f"anf-{learner}" if sparse else learner)
+            self.model = self._ours(algorithm, learner, {**common, **sparse, "replay": replay})
         else:
-            self.model = self._peer(kind, learner, recipe)
+            self.model = self._peer(kind, learner, {key: value for key, value in common.items() if key != "n_envs"})
         self.model.set_logger(Logger(folder=None, output_formats=[]))
         self.learn(fill)
         self.learn(WARM_UP)
 
-    def _ours(self, learner: str, changes: dict[str, Any]) -> Any:
-        from sparse_rl.agents.build import learner_defaults, make_method, make_model
+    def _ours(self, algorithm: str, learner: str, changes: dict[str, Any]) -> Any:
+        from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_method, make_model
         from sparse_rl.agents.checks import check_recipe
         from sparse_rl.agents.recipe import load_recipe, override
+        from sparse_rl.sb3 import ScreeningCallback
 
-        algorithm = f"anf-{learner}" if "sparsity" in changes else learner
         recipe = override(load_recipe(algorithm, "HalfCheetah"), changes)
         defaults = learner_defaults(learner)
         recipe = {**defaults, **check_recipe(recipe, defaults)}
         if "method" in recipe:
-            self.callback = timed_callback(make_method(recipe["method"]))
+            self.callback = timed_callback(make_method(in_gradient_steps(recipe)))
+        if "screening" in recipe:
+            self.screening.append(ScreeningCallback(**recipe["screening"]))
         hyperparameters = {key: value for key, value in recipe.items() if value is not None}
         return make_model(learner, hyperparameters, self.env, 0, "cpu")
 
@@ -94,7 +100,8 @@ class Worker:
         timer = self.callback
         before = (timer.updates, timer.seconds) if timer else (0, 0.0)
         start = time.perf_counter()
-        self.model.learn(steps, self.callback, log_interval=1 << 30, reset_num_timesteps=False)
+        callbacks = [*self.screening, *([timer] if timer else [])]
+        self.model.learn(steps, callbacks, log_interval=1 << 30, reset_num_timesteps=False)
         seconds = time.perf_counter() - start
         after = (timer.updates, timer.seconds) if timer else (0, 0.0)
         return {
@@ -107,8 +114,12 @@ class Worker:
 
     def rewire(self) -> dict[str, Any]:
         """Update the topology once, now, and time it."""
+        callback, now = self.callback, self.model._n_updates
+        if callback.method.needs_gradient:
+            callback._caught_for, callback._catcher = now, callback._make_catcher()
+            return {"seconds": self.learn(2)["update_seconds"]}  # it is updated after the first of these steps
         start = time.perf_counter()
-        self.callback._rewire(self.model._n_updates)
+        callback._rewire(now)
         return {"seconds": time.perf_counter() - start}
 
     def tile(self) -> dict[str, Any]:

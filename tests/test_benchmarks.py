@@ -64,6 +64,15 @@ def test_throughput(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_throughput_of_recipes(tmp_path: Path) -> None:
+    words = ("--env", ENV, "--replay", "redrawn", "--fill", "60", "--steps", "5")
+    rows = run("throughput", tmp_path, "throughput-recipes", *words, "--recipes", "screened-sac", "rigl-sac")
+    assert [row["agent"] for row in rows] == ["SB3 SAC", "screened-sac", "rigl-sac"]
+    assert all(float(row["ms/step"]) > 0 for row in rows)
+    assert float(rows[2]["topology update, ms"]) > 0  # by gradient
+
+
+@pytest.mark.slow
 def test_scaling(tmp_path: Path) -> None:
     words = ("--env", "InvertedPendulum", "--noise", "0", "50", "90", "--fill", "60", "--steps", "5")
     image = tmp_path / "scaling.png"
