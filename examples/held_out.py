@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparse_rl.agents import SAC, ObservedReplayBuffer
-from sparse_rl.nn import sparse_layers
+from sparse_rl.nn import SparseLinear, sparse_layers
 from sparse_rl.topology import SET, Topology, WeightGradient
 
 
@@ -64,14 +64,24 @@ class HeldOutSAC(SAC):
 
     :param args: those of Stable-Baselines3's ``SAC``
     :param held_out: the most steps to keep back; never more than half of all
+    :param begin_anew: gradient steps after which all weights are drawn anew, and only the wiring stays; 0 for never
     :param kwargs: those of Stable-Baselines3's ``SAC``
     """
 
     #: What goes with it when `train.py` is to run it.
     recipe: ClassVar[Mapping[str, object]] = {"n_timesteps": 1_000_000, "learning_starts": 5000}
 
-    def __init__(self, policy: Any, env: Any, learning_rate: float = 3e-4, held_out: int = 1000, **kwargs: Any):
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        learning_rate: float = 3e-4,
+        held_out: int = 1000,
+        begin_anew: int = 0,
+        **kwargs: Any,
+    ):
         self.held_out = held_out
+        self.begin_anew = begin_anew
         if kwargs.get("replay_buffer_class") is ObservedReplayBuffer:
             kwargs["replay_buffer_class"] = HeldOutReplayBuffer
         super().__init__(policy, env, learning_rate, **kwargs)
@@ -83,6 +93,24 @@ class HeldOutSAC(SAC):
             raise ValueError("HeldOutSAC holds back noise that is observed: use `--replay observed`.")
         buffer.n_held_out = min(buffer.n_held_out, self.held_out)
         buffer.shows_held_out = any(layer._forward_hooks for layer in sparse_layers(self.policy).values())
+        before = self._n_updates
         super().train(gradient_steps, buffer.n_held_out if buffer.shows_held_out else batch_size)
         if buffer.shows_held_out:
             buffer.n_held_out, buffer.shows_held_out = 0, False
+        if before < self.begin_anew <= self._n_updates:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget everything that was learnt but the wiring."""
+        for module in self.policy.modules():
+            if isinstance(module, SparseLinear):
+                module.draw_values()
+                if module.bias is not None:
+                    module.bias.data.zero_()
+            elif isinstance(module, nn.Linear):
+                module.reset_parameters()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        for optimizer in (self.actor.optimizer, self.critic.optimizer):
+            for moments in optimizer.state.values():
+                for moment in moments.values():
+                    moment.zero_()

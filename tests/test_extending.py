@@ -24,7 +24,7 @@ from sparse_rl.agents.classes import _registered
 from sparse_rl.commands.main import main as sparse_rl_main
 from sparse_rl.commands.train import main
 from sparse_rl.commands.train_arguments import make_parser, read_plan
-from sparse_rl.nn import rewire_layer, sparse_layers
+from sparse_rl.nn import SparseLinear, rewire_layer, sparse_layers
 from sparse_rl.sb3 import SparseSACPolicy, TopologyCallback
 from sparse_rl.storage import StorageError
 from sparse_rl.topology import Budget, Topology, WeightGradient
@@ -101,6 +101,31 @@ def test_a_method_that_looks_at_what_nobody_has_learnt_from(tmp_path: Path, caps
     assert not any(asked)
     assert main([*words.replace("observed", "redrawn").split(), "-f", str(tmp_path / "redrawn")]) == 2
     assert "use `--replay observed`" in capsys.readouterr().err
+
+
+def test_what_was_learnt_can_be_forgotten_and_the_wiring_not(tmp_path: Path) -> None:
+    from examples.held_out import HeldOutSAC
+
+    agents, forgotten = [], []
+    begin_anew = HeldOutSAC._begin_anew
+
+    def watched(agent: HeldOutSAC) -> None:
+        layers = [layer for layer in agent.actor.modules() if isinstance(layer, SparseLinear | th.nn.Linear)]
+        weights = [layer.values if isinstance(layer, SparseLinear) else layer.weight for layer in layers]
+        before, wiring = [each.clone() for each in weights], sparse_layers(agent.actor)
+        topologies = [layer.topology for layer in wiring.values()]
+        begin_anew(agent)
+        assert not any(th.equal(a, b) for a, b in zip(before, weights, strict=True))
+        assert [layer.topology for layer in wiring.values()] == topologies
+        agents.append(agent)
+        forgotten.append(agent._n_updates)
+
+    words = f"--algo examples.held_out:HeldOut-examples.held_out:HeldOutSAC --replay observed {SHORT} begin_anew:20"
+    with mock.patch.object(HeldOutSAC, "_begin_anew", watched):
+        run(words, tmp_path)
+    assert forgotten == [20]
+    steps = {int(state["step"]) for state in agents[0].critic.optimizer.state.values()}
+    assert steps == {agents[0]._n_updates - 20}
 
 
 def test_what_is_held_back_is_at_most_half(tmp_path: Path) -> None:
