@@ -116,7 +116,7 @@ def test_ds_has_the_published_settings(algorithm: str, environment: str, lambdas
         "name": "signed_set",
         "drop_fraction": fraction,
         "update_interval": 1000,
-        "stop": 0.95,
+        "stop": 925_000,
     }
     assert recipe["n_timesteps"] == 1_000_000
     hard = (1.0, 1000) if algorithm == "ds-sac" else (None, None)
