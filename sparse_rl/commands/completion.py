@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DESCRIPTION = """\
-Print what makes a shell complete commands, flags, algorithms and files of sparse-rl when Tab is pressed."""
+Print a script with which Tab completes the commands, flags, algorithms and files of sparse-rl."""
 
 EXAMPLES = """\
-once, for good:
+to install it:
   bash   sparse-rl completion bash > ~/.local/share/bash-completion/completions/sparse-rl
-         (that needs the package bash-completion; without it:  sparse-rl completion bash >> ~/.bashrc)
+         (needs the package bash-completion; without it:  sparse-rl completion bash >> ~/.bashrc)
   zsh    sparse-rl completion zsh > DIR/_sparse-rl, where DIR is one of the folders in $fpath
   tcsh   sparse-rl completion tcsh >> ~/.tcshrc
-for this bash alone:
+for the current bash only:
   eval "$(sparse-rl completion bash)"
 """
 

@@ -11,11 +11,11 @@ DESCRIPTION = "Watch a trained agent in a window, and print its return after eac
 
 EXAMPLES = """\
 examples:
-  sparse-rl enjoy runs/anf-sac/HalfCheetah-noise98/1 --best      the agent of a run that did best in an evaluation
+  sparse-rl enjoy runs/anf-sac/HalfCheetah-noise98/1 --best      the best agent of a run, by its evaluations
   sparse-rl enjoy anf-sac HalfCheetah-noise98                    an agent of the zoo
   sparse-rl enjoy anf-sac Hopper-noise95 --env Hopper-noise95-std2
 
-Without a display there is `sparse-rl record`, which takes the same words.
+Without a display, use `sparse-rl record`, which takes the same arguments.
 """
 
 
@@ -26,9 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: the parser
     """
     add_agent(parser)
-    parser.add_argument("-n", "--episodes", type=whole, default=5, metavar="N", help="default: %(default)s")
-    parser.add_argument("--steps", type=whole, metavar="N", help="end an episode after so many steps")
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the environment (default: %(default)s)")
+    parser.add_argument("-n", "--episodes", type=whole, default=5, metavar="N", help="episodes (default: %(default)s)")
+    parser.add_argument("--steps", type=whole, metavar="N", help="end each episode after this many steps")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="the environment's seed (default: %(default)s)"
+    )
 
 
 def check(args: argparse.Namespace) -> None:

@@ -7,13 +7,13 @@ from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
 from sparse_rl.inputs import InputError
 
-DESCRIPTION = "Let a trained agent act, without exploration, and print its return."
+DESCRIPTION = "Run a trained agent without exploration, and print its return."
 
 EXAMPLES = """\
 examples:
-  sparse-rl evaluate runs/anf-sac/HalfCheetah-noise98/1                    the agent as it was when training ended
-  sparse-rl evaluate runs/anf-sac/HalfCheetah-noise98/1 --best -n 20       the one that did best in an evaluation
-  sparse-rl evaluate runs/anf-sac/HalfCheetah-noise98/1/best_model.agent   an agent in a folder of its own
+  sparse-rl evaluate runs/anf-sac/HalfCheetah-noise98/1                    the agent at the end of training
+  sparse-rl evaluate runs/anf-sac/HalfCheetah-noise98/1 --best -n 20       the best one, by its evaluations
+  sparse-rl evaluate runs/anf-sac/HalfCheetah-noise98/1/best_model.agent   an agent's own folder
   sparse-rl evaluate anf-sac HalfCheetah-noise98                           an agent of the zoo
 """
 

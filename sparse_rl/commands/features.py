@@ -17,29 +17,30 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Find out which inputs of a trained agent matter, in three ways, and which to keep.
 
-  connections   how strongly the network that acts is wired to a feature. At once, and says nothing about the task:
-                a dense network is wired to noise too, and weights depend on the units of a feature.
-  ablation      what the agent does without: how much its actions change when a feature's values are shuffled
-                (0: it ignores the feature; 1: as much as the actions vary at all), and, for the --top of these, by
-                how much its return falls. It is about this agent: what it has not learnt to use does not show.
-  intervention  whether the environment makes a feature matter: does it respond to random actions, does the reward
-                depend on it, does it help to predict what does? It is about the task, not about the agent, and
-                does not see what only a good policy gets to.
+  connections   How strongly is the acting network connected to a feature? Instant, but says nothing about the task:
+                a dense network is connected to noise too, and weights depend on the units of a feature.
+  ablation      What does the agent lose without the feature? How much its actions change when the feature's values
+                are shuffled (0: it ignores the feature; 1: as much as the actions vary at all) and, for the --top of
+                these, how much its return falls. Shows only what this agent has learnt to use.
+  intervention  Does the feature matter in the environment? Whether it responds to random actions, whether the reward
+                depends on it, and whether it helps to predict such features. About the task, not the agent; misses
+                what only a good policy reaches.
 
-A feature is kept if ablation (its fall in return) or intervention finds it. --level bounds the expected fraction of
-false ones among the kept. With ablation, fresh episodes then show what the agent achieves with the kept features alone.
+A feature is kept if ablation (a fall in return) or intervention finds it. --level bounds the expected fraction of false
+discoveries among the kept features. With ablation, fresh episodes then show what the agent achieves with the kept
+features alone.
 """
 
 EXAMPLES = """\
-columns of the table (the file has all features, and more columns; see docs/features.md):
-  conn., strength  weights at the feature, and the sum of their magnitudes     -> connections
-  action           share of the actions' variance that goes with the feature   -> ablation
-  return, p        mean fall in return without it, and the p-value of no fall; empty: not tried
-  p(task)          p-value of the feature having nothing to do with the task   -> intervention
+columns of the table (the file has all features and more columns, see docs/features.md):
+  conn., strength  weights on the feature, and the sum of their magnitudes     -> connections
+  action           share of the actions' variance that is due to the feature   -> ablation
+  return, p        mean fall in return without it, and the p-value of there being none; empty: not tried
+  p(task)          p-value of the feature being irrelevant to the task         -> intervention
 
 examples:
-  sparse-rl features runs/anf-sac/HalfCheetah-noise98/1                        everything; writes into that folder
-  sparse-rl features runs/anf-sac/HalfCheetah-noise98/1 --methods connections  at once
+  sparse-rl features runs/anf-sac/HalfCheetah-noise98/1                        all methods; writes into that folder
+  sparse-rl features runs/anf-sac/HalfCheetah-noise98/1 --methods connections  instant
   sparse-rl features runs/sac/Hopper-noise95/1 --best --top 40                 a closer look at the best agent
   sparse-rl features anf-sac Reacher-noise90 --out report                      an agent of the zoo
   sparse-rl features my_agent --env my_package:MyEnv-v0 --out report           an agent's folder, your environment
@@ -61,11 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "-n", "--episodes", type=whole, metavar="N",
-        help="ablation: episodes for each feature whose return is compared (default: 10, or what --top takes)",
+        help="ablation: episodes for each feature of which returns are compared (default: 10, more for a large --top)",
     )  # fmt: skip
     parser.add_argument(
         "--transitions", type=whole, default=5000, metavar="N",
-        help="intervention: steps with random actions; fewer if observations are wide (default: %(default)s)",
+        help="intervention: steps with random actions; fewer if there are many features (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--level", type=float, default=0.05, metavar="F",
@@ -73,15 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--top", type=whole, default=20, metavar="N",
-        help="features in the table, and of which ablation compares returns (default: %(default)s)",
+        help="features to show in the table, and for which ablation compares returns (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="of all that is drawn (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="random seed (default: %(default)s)")
     parser.add_argument(
         "-o", "--out", type=Path, metavar="DIR",
-        help="where features.csv and features.png go, or features-best.csv, ... (default: the agent's folder; of the "
-        "zoo's agents: here)",
+        help="where to write features.csv and features.png, or features-best.csv, ... (default: the agent's folder; "
+        "for agents of the zoo, the current folder)",
     )  # fmt: skip
 
 

@@ -17,20 +17,20 @@ EXIT_BAD_INPUT = 2
 #: Each command's module in this package, and what it does.
 COMMANDS: Mapping[str, str] = {
     "train": "train an agent, or continue a run",
-    "evaluate": "let a trained agent act, and print its return",
+    "evaluate": "run a trained agent, and print its return",
     "plot": "draw learning curves of runs, or animate a run's connections",
-    "features": "find out which of an agent's inputs matter",
+    "features": "find out which inputs of an agent matter",
     "enjoy": "watch a trained agent in a window",
     "record": "make a video of a trained agent",
     "zoo": "list the trained agents that come with the package",
     "tune": "find hyperparameters that suit an environment",
     "push": "upload an agent to the Hugging Face hub",
     "pull": "download an agent from the Hugging Face hub, and check it",
-    "completion": "print what makes a shell complete these words",
+    "completion": "print a completion script for your shell",
 }
 
 _EPILOG = """\
-Each command has its own help, with examples: sparse-rl train --help
+Each command has its own help, with examples, such as: sparse-rl train --help
 SPARSE_RL_DEBUG=1 shows where an error comes from.
 """
 
@@ -42,7 +42,7 @@ def make_parser(commands: Sequence[str] = tuple(COMMANDS)) -> Parser:
     :param commands: the commands whose arguments it shall know; to import no more than it takes
     :return: the parser
     """
-    what = "Train, look at and compare agents with sparse networks."
+    what = "Train, inspect and compare agents with sparse networks."
     parser = Parser("sparse-rl", description=what, epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"sparse_rl {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")

@@ -20,24 +20,26 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
         "agent",
         nargs="+",
         metavar="AGENT",
-        help="a run's folder, an agent's folder (with model.safetensors), or an agent of the zoo: ALGO ENV",
+        help="a run's folder, an agent's folder (with a model.safetensors), or an agent of the zoo: ALGO ENV",
     )
     parser.add_argument(
-        "--best", action="store_true", help="of a run: the agent that did best in an evaluation, not the last one"
+        "--best", action="store_true", help="for a run: the agent with the best evaluation instead of the last one"
     )
     parser.add_argument(
-        "--env", metavar="ID", help="another environment than the one in which it was trained, without its --env-kwargs"
+        "--env",
+        metavar="ID",
+        help="an environment other than that of its training, whose --env-kwargs are then not used",
     )
     parser.add_argument(
         "--phase",
         type=whole,
         metavar="K",
-        help="of a permuted environment: how often its features have changed places (default: as when it was saved)",
+        help="for a permuted environment: how often its features have changed places (default: as when it was saved)",
     )
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="import the packages of an environment 'package:Id' and a learner 'package:Class' that its files name",
+        help="import the packages that the agent's files name, of an environment package:Id or a learner package:Class",
     )
 
 

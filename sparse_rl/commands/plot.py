@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Draw learning curves: one for each algorithm, environment and noise protocol, over all seeds, with 95 % intervals. Runs
-of this project and of rl-baselines3-zoo go together. What is drawn is written beside the picture as a table (CSV)."""
+of this project and of rl-baselines3-zoo can be mixed. The curves are also written as a table (CSV), beside the
+picture."""
 
 EXAMPLES = """\
 examples:
   sparse-rl plot                                              all runs below runs/: learning_curves.png and .csv
   sparse-rl plot runs -e HalfCheetah-noise98 -x time          over wall-clock time
-  sparse-rl plot runs -a sac anf-sac -x flops --out cost.pdf  dense against sparse, over what training costs
+  sparse-rl plot runs -a sac anf-sac -x flops --out cost.pdf  dense against sparse, over FLOPs of training
   sparse-rl plot runs ~/rl-baselines3-zoo/logs --mean         runs of rl-baselines3-zoo beside them
   sparse-rl plot runs --training -w 50                        training episodes instead of evaluations
   sparse-rl plot runs/anf-sac/HalfCheetah-noise98/1 --connectivity             connectivity.gif
-  sparse-rl plot runs --export-rl-zoo logs                    links by which the zoo's own plot scripts find them
+  sparse-rl plot runs --export-rl-zoo logs                    links for the zoo's own plot scripts
 """
 
 
@@ -47,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw nothing; link the runs as DIR/<algo>/<env>_<n>, where rl_zoo3's plot scripts look",
     )  # fmt: skip
     group = parser.add_argument_group("curves")
-    group.add_argument("-a", "--algo", nargs="+", metavar="NAME", help="of these algorithms only")
-    group.add_argument("-e", "--env", nargs="+", metavar="ID", help="in these environments only")
+    group.add_argument("-a", "--algo", nargs="+", metavar="NAME", help="only these algorithms")
+    group.add_argument("-e", "--env", nargs="+", metavar="ID", help="only these environments")
     group.add_argument(
         "-x", choices=("steps", "time", "flops"), default="steps",
-        help="over environment steps, wall-clock time, or floating-point operations of training (%(default)s)",
+        help="x-axis: environment steps, wall-clock time, or floating-point operations of training (%(default)s)",
     )  # fmt: skip
     group.add_argument("--mean", action="store_true", help="mean over runs instead of the interquartile mean")
     group.add_argument("--training", action="store_true", help="returns of training episodes instead of evaluations")
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "-o", "--out", type=Path, metavar="FILE",
-        help="the picture: .png, .svg or .pdf (learning_curves.png); a table, .csv, goes beside it; the animation: "
+        help="the picture, .png, .svg or .pdf (learning_curves.png), with a table, .csv, beside it; or the animation, "
         ".gif (connectivity.gif)",
     )  # fmt: skip
 
@@ -150,9 +151,7 @@ def _animate(args: argparse.Namespace) -> int:
         raise InputError(f"{str(args.runs[0])!r} is not a run's folder. Runs below it: {', '.join(runs) or 'none'}.")
     film = read_film(args.runs[0])
     if not film.connections:
-        _say(
-            ["this run has kept only means, in connectivity.csv, not every feature: it is from before there was more."]
-        )
+        _say(["this run is from an older version, which kept only means (connectivity.csv), not every feature."])
     animate(film, out)
     print(f"{len(film.steps)} frames: {out}")
     return 0

@@ -7,8 +7,8 @@ from pathlib import Path
 from sparse_rl.names import require
 
 DESCRIPTION = """\
-Download an agent from the Hugging Face hub. Only files of known names and sizes are taken, and they are put into place
-only once they have been checked: nobody has to trust who made them."""
+Download an agent from the Hugging Face hub. Only files with known names, up to a certain size, are downloaded, and they
+are moved into place only after they have been checked: you need not trust whoever made them."""
 
 EXAMPLES = """\
 examples:
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: the parser
     """
     parser.add_argument("repository", metavar="REPO", help="where from, as owner/name")
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="a new folder (the name, here)")
-    parser.add_argument("--revision", metavar="NAME", help="a branch, a tag or a commit (the newest commit)")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="a new folder (the repository's name, here)")
+    parser.add_argument("--revision", metavar="NAME", help="a branch, tag or commit (the newest commit)")
 
 
 def run(args: argparse.Namespace, words: list[str]) -> int:

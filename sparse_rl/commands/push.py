@@ -8,14 +8,14 @@ from sparse_rl.inputs import InputError
 from sparse_rl.names import require
 
 DESCRIPTION = """\
-Upload an agent to the Hugging Face hub, with a card that says what it is and what return it has. Only files that are
-safe to load are uploaded: no zip files. Needs a token: `hf auth login`, or HF_TOKEN."""
+Upload an agent to the Hugging Face hub, with a card that describes it and gives its return. Only files that are safe to
+load are uploaded: no zip files. Needs a token: `hf auth login`, or HF_TOKEN."""
 
 EXAMPLES = """\
 examples:
   sparse-rl push runs/anf-sac/HalfCheetah-noise98/1 you/anf-sac-HalfCheetah-noise98          the last agent of a run
-  sparse-rl push runs/anf-sac/HalfCheetah-noise98/1 you/anf-sac-HalfCheetah-noise98 --best   that of its best evaluation
-  sparse-rl push my-agent you/my-agent --private --env HalfCheetah-noise98                   what save_agent wrote
+  sparse-rl push runs/anf-sac/HalfCheetah-noise98/1 you/anf-sac-HalfCheetah-noise98 --best   its best agent
+  sparse-rl push my-agent you/my-agent --private --env HalfCheetah-noise98                   written by save_agent
   sparse-rl push anf-sac Hopper-noise95 you/anf-sac-Hopper-noise95                           an agent of the zoo
 """
 
@@ -27,13 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: the parser
     """
     add_agent(parser)
-    parser.add_argument("repository", metavar="REPO", help="where to, as owner/name; it is made if need be")
+    parser.add_argument("repository", metavar="REPO", help="where to, as owner/name; it is created if need be")
     parser.add_argument(
         "-n", "--episodes", type=whole, default=20, metavar="N",
-        help="episodes of the evaluation that the card tells of; 0: none (default: %(default)s)",
+        help="episodes in the evaluation for the card; 0: no evaluation (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="their seed (default: %(default)s)")
-    parser.add_argument("--private", action="store_true", help="a new repository is for your eyes only")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="the evaluation's seed (default: %(default)s)"
+    )
+    parser.add_argument("--private", action="store_true", help="if the repository is new, make it private")
 
 
 def run(args: argparse.Namespace, words: list[str]) -> int:

@@ -7,7 +7,7 @@ from sparse_rl.commands import enjoy
 from sparse_rl.commands.naming import open_agent
 from sparse_rl.commands.threads import one_thread
 
-DESCRIPTION = "Make a video of a trained agent. It takes no display."
+DESCRIPTION = "Make a video of a trained agent. It needs no display."
 
 EXAMPLES = """\
 examples:
@@ -16,7 +16,7 @@ examples:
   sparse-rl record anf-sac InvertedPendulum-noise90 -o pendulum.gif      without ffmpeg
   MUJOCO_GL=osmesa sparse-rl record anf-sac Hopper-noise95 -o hopper.mp4
 
-MuJoCo draws through EGL, or else through OSMesa, on the processor; MUJOCO_GL says which. ffmpeg, for .mp4, comes with
+MuJoCo renders with EGL if it can, else with OSMesa, on the CPU; MUJOCO_GL chooses one. To install ffmpeg, for .mp4:
 pip install -c constraints.txt -e '.[video]'.
 """
 

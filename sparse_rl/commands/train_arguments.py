@@ -14,24 +14,24 @@ from sparse_rl.training.existing import given_flags
 from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan, make_plan, read_recipe
 
 DESCRIPTION = """\
-Train a sparse (or dense) agent, also where most of what it observes is noise. Defaults stand in parentheses at the end
-of each line."""
+Train a sparse or dense agent, even where most of what it observes is noise. Defaults are in parentheses at the end of
+each line."""
 
 EXAMPLES = """\
 examples:
   python train.py --algo anf-sac --env HalfCheetah-noise98          833 of 850 sensor readings are noise
   python train.py --algo sac --env HalfCheetah-noise98              the dense baseline
   python train.py --env HalfCheetah-noise98 -n 3000                 a short trial
-  python train.py --env Ant-noise95-permute1000000                  all features change places every million steps
-  python train.py --env Walker2d-noise90-real --replay observed     realistic noise, learnt from as it was seen
-  python train.py --env HalfCheetah-noise90-ar                      noise that remembers: AR(1) processes
-  python train.py --env HalfCheetah-noise90-other                   the other features are those of other cheetahs
+  python train.py --env Ant-noise95-permute1000000                  all features change places every 1,000,000 steps
+  python train.py --env Walker2d-noise90-real --replay observed     realistic noise, replayed as it was seen
+  python train.py --env HalfCheetah-noise90-ar                      noise with a memory: AR(1) processes
+  python train.py --env HalfCheetah-noise90-other                   the other features are other cheetahs'
   python train.py --algo rigl-tqc --env HalfCheetah-noise98         any method with any learner
   python train.py --algo set-ppo --env CartPole-v1-noise90          discrete actions too
   python train.py --env Hopper-v5 --sparsity 0.9 -params learning_rate:1e-3 policy_kwargs.net_arch:[400,300]
 
-A run goes into runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (exit code 130; SIGTERM: 143); however it
-was cut off, this goes on as if nothing had happened:
+A run is written to runs/<algo>/<env>/<n>/. Ctrl-C ends it with everything saved (exit code 130; SIGTERM: 143). However
+it was interrupted, this continues it as if nothing had happened:
   python train.py --resume runs/anf-sac/HalfCheetah-noise98/1
 """
 
@@ -78,19 +78,21 @@ def _add_basics(parser: argparse.ArgumentParser) -> None:
     special = [name for name in algorithms() if "-" in name and name.rpartition("-")[0] not in methods()]
     group.add_argument(
         "--algo", default="anf-sac", metavar="NAME",
-        help=f"a learner, dense: {', '.join(learners())}; or METHOD-LEARNER, sparse, with one of the methods "
-        f"{', '.join(methods())}; or {', '.join(special)}; METHOD or LEARNER may be a class of "
-        "your own, module:Class (%(default)s)",
+        help=f"a learner, for dense networks: {', '.join(learners())}; or METHOD-LEARNER, for sparse networks, where "
+        f"METHOD is one of {', '.join(methods())}; or {', '.join(special)}; METHOD or LEARNER may be your own class, "
+        "module:Class (%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--env", default="HalfCheetah-noise98", metavar="ID",
-        help="any Gymnasium id that shows vectors, module:Id if a module registers it; -noise98 makes 98 %% of the "
-        "features noise (%(default)s)",
+        help="any Gymnasium id whose observations are vectors; module:Id if a module registers it; -noise98 makes "
+        "98 %% of the features noise (%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "-n", "--n-timesteps", "--total-timesteps", type=whole, metavar="N", help="environment steps (from the recipe)"
     )
-    group.add_argument("--seed", type=whole, default=-1, metavar="N", help="same seed, same run; -1: random (-1)")
+    group.add_argument(
+        "--seed", type=whole, default=-1, metavar="N", help="same seed, same run; -1: a random seed (-1)"
+    )
 
 
 def _add_sparsity(parser: argparse.ArgumentParser) -> None:
@@ -98,19 +100,19 @@ def _add_sparsity(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sparsity", type=float, metavar="S", help="fraction of absent weights, in [0, 1)")
     group.add_argument(
         "--layers", metavar="NAME",
-        help="which layers are sparse: input (the first alone), hidden (all but the output layers), all",
+        help="which layers are sparse: input (only the first), hidden (all but the output layers), all",
     )  # fmt: skip
     group.add_argument(
         "--distribution", metavar="NAME", help="how layers share the sparsity: input, uniform, erdos_renyi, erk"
     )
-    group.add_argument("--drop-fraction", type=float, metavar="F", help="fraction of weights replaced by each update")
-    group.add_argument("--update-interval", type=whole, metavar="N", help="gradient steps between two updates")
-    group.add_argument("--kernel", metavar="NAME", help="arithmetic of sparse layers: auto, numba, scatter")
+    group.add_argument("--drop-fraction", type=float, metavar="F", help="fraction of weights that an update replaces")
+    group.add_argument("--update-interval", type=whole, metavar="N", help="gradient steps between updates")
+    group.add_argument("--kernel", metavar="NAME", help="implementation of sparse layers: auto, numba, scatter")
     group.add_argument(
         "--replay", metavar="NAME",
-        help="redrawn: fresh noise each time a transition is used, as the published ANF code does (in this project's "
-        "noise environments); observed: learn from the noise that was seen (everywhere else, with -other, and with "
-        "on-policy learners)",
+        help="redrawn: fresh noise each time a transition is used, as in the published ANF code (default in this "
+        "project's noise environments); observed: the noise that was seen (default everywhere else, with -other, and "
+        "with on-policy learners)",
     )  # fmt: skip
 
 
@@ -119,7 +121,7 @@ def _add_hyperparameters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--variant", metavar="NAME", help="a variant of the recipe; paper: the published settings")
     group.add_argument(
         "-params", "--hyperparams", nargs="+", default=[], action="extend", metavar="KEY:VALUE",
-        help="change the recipe: learning_rate:1e-3 policy_kwargs.net_arch:[400,300]",
+        help="changes to the recipe, such as learning_rate:1e-3 policy_kwargs.net_arch:[400,300]",
     )  # fmt: skip
     group.add_argument(
         "-conf", "--conf-file", type=Path, metavar="FILE", help="your own recipe (YAML), on top of the built-in one"
@@ -138,14 +140,16 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval-freq", type=whole, metavar="N", help="steps between evaluations; -1: none (half of all, at most 10000)"
     )
-    group.add_argument("--eval-episodes", type=whole, metavar="N", help="episodes of each evaluation (5)")
-    group.add_argument("--n-eval-envs", type=whole, default=1, metavar="N", help="environments for it (%(default)s)")
+    group.add_argument("--eval-episodes", type=whole, metavar="N", help="episodes in each evaluation (5)")
+    group.add_argument(
+        "--n-eval-envs", type=whole, default=1, metavar="N", help="environments to evaluate in (%(default)s)"
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--save-freq", type=whole, default=-1, metavar="N", help="steps between agents rl_model_<n>_steps.zip (none)"
+        "--save-freq", type=whole, default=-1, metavar="N", help="steps between saved rl_model_<n>_steps.zip (none)"
     )
     group.add_argument(
         "--log-interval",
@@ -155,26 +159,27 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         help="episodes (on-policy: rollouts) between logs (%(default)s)",
     )
     group.add_argument(
-        "-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (%(default)s)"
+        "-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help="folder for all runs (%(default)s)"
     )
     group.add_argument(
-        "-tb", "--tensorboard-log", type=Path, metavar="DIR", help="folder of TensorBoard's files (the run's own)"
+        "-tb", "--tensorboard-log", type=Path, metavar="DIR", help="folder for TensorBoard's files (the run's own)"
     )
     group.add_argument(
-        "-P", "--progress", action=argparse.BooleanOptionalAction, default=None, help="progress bar (at a terminal)"
+        "-P", "--progress", action=argparse.BooleanOptionalAction, default=None, help="progress bar (if at a terminal)"
     )
-    group.add_argument("--verbose", type=whole, default=0, metavar="N", help="1: tables of all logs (%(default)s)")
+    group.add_argument("--verbose", type=whole, default=0, metavar="N", help="1: a table at each log (%(default)s)")
 
 
 def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("checkpoints")
-    group.add_argument("--resume", type=Path, metavar="FOLDER", help="continue the run in this folder, exactly")
+    group.add_argument("--resume", type=Path, metavar="FOLDER", help="continue the run in this folder, bit for bit")
     group.add_argument(
         "--checkpoint-freq", type=whole, default=CHECKPOINT_FREQUENCY, metavar="N",
-        help="steps between checkpoints, also every 10 minutes; 0: only when it is ended by a signal (%(default)s)",
+        help="steps between checkpoints, which are also taken every 10 minutes; 0: only when a signal ends the run "
+        "(%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--keep-checkpoints", type=positive, default=2, metavar="N", help="how many are kept (%(default)s)"
+        "--keep-checkpoints", type=positive, default=2, metavar="N", help="checkpoints to keep (%(default)s)"
     )
 
 
@@ -184,7 +189,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num-threads", type=whole, default=-1, metavar="N", help="threads of PyTorch (its own choice)")
     group.add_argument(
         "--vec-env", choices=("dummy", "subproc"), default="dummy",
-        help="all environments in one process, or one process each (%(default)s)",
+        help="all environments in one process, or each in its own (%(default)s)",
     )  # fmt: skip
 
 

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from sparse_rl.tuning.tuner import Tuner
 
 DESCRIPTION = """\
-Find hyperparameters that suit an environment, with Optuna: by default learning rate, sparsity, drop fraction and update
-interval, as far as the algorithm has them. Each trial is an ordinary run; those that fall behind are ended early. Flags
-are those of `train`, but with the defaults -n 100000, --seed 0, --num-threads 1, and ten evaluations."""
+Find hyperparameters that suit an environment, with Optuna: by default the learning rate, sparsity, drop fraction and
+update interval, as far as the algorithm has them. Each trial is an ordinary run; trials that fall behind end early. The
+flags are those of `train`, but with the defaults -n 100000, --seed 0, --num-threads 1, and ten evaluations."""
 
 EXAMPLES = """\
 examples:
   sparse-rl tune --algo anf-sac --env Hopper-noise95 -n 100000 --trials 50 --jobs 2
-  sparse-rl tune --algo rigl-td3 --env Walker2d-v5 --sparsity 0.9                  that one is not varied
+  sparse-rl tune --algo rigl-td3 --env Walker2d-v5 --sparsity 0.9                  sparsity is not varied
   sparse-rl tune --algo sac --env Hopper-v5 --space space.yml                      your own ranges, with lines such as
                                                                                      batch_size: [128, 256, 512]
                                                                                      gamma: {low: 0.95, high: 0.999}
 
-Ctrl-C keeps what is done, and trials that are going on take a checkpoint; the same command goes on. To go on beyond
---trials, give more of them.
+Ctrl-C ends the study and keeps what is done; trials in progress take a checkpoint. The same command continues it. For
+more trials, give a larger --trials.
 """
 _TIMESTEPS = 100_000
 _EVALUATIONS = 10  # of a trial: often enough to prune, seldom enough not to cost much
@@ -54,21 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("tuning")
     group.add_argument(
-        "--space", type=Path, metavar="FILE", help="what is varied, as YAML (learning rate, sparsity, ...: see above)"
+        "--space", type=Path, metavar="FILE", help="search space, in YAML (learning rate, sparsity, ...: see above)"
     )
     group.add_argument(
-        "--trials", type=positive, default=30, metavar="N", help="trials of the study, in all (%(default)s)"
+        "--trials", type=positive, default=30, metavar="N", help="trials of the study in total (%(default)s)"
     )
-    group.add_argument("--timeout", type=float, metavar="SECONDS", help="end after that time (none)")
-    group.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes at a time (%(default)s)")
+    group.add_argument("--timeout", type=float, metavar="SECONDS", help="end after this time (none)")
+    group.add_argument("--jobs", type=positive, default=1, metavar="N", help="trials at the same time (%(default)s)")
     group.add_argument("-o", "--out", type=Path, metavar="DIR", help="the study's folder (tuning/<algo>/<env>)")
     add_plan_arguments(parser)
     # Of these the parser of train.py has other defaults; help shows what holds here.
     parser.set_defaults(n_timesteps=_TIMESTEPS, seed=0, num_threads=1, save_freq=-1, log_interval=4)
     helps = {
-        "seed": "of all trials, and of what is drawn: same seed, same study (%(default)s)",
+        "seed": "seed of all trials and of the search: same seed, same study (%(default)s)",
         "n_timesteps": "environment steps of a trial (%(default)s)",
-        "eval_freq": f"steps between evaluations (one in {_EVALUATIONS} of all)",
+        "eval_freq": f"steps between evaluations (those of the trial / {_EVALUATIONS})",
         "num_threads": "threads of each trial (%(default)s)",
     }
     for action in parser._actions:  # there is no public list of flags

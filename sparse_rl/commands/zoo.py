@@ -9,9 +9,9 @@ DESCRIPTION = "List the trained agents that come with the package, or show the c
 
 EXAMPLES = """\
 examples:
-  sparse-rl zoo                                      all agents, with their returns
+  sparse-rl zoo                                      list all agents, with their returns
   sparse-rl zoo show anf-sac HalfCheetah-noise98     how one was made, and how well it does
-  sparse-rl evaluate anf-sac HalfCheetah-noise98     let it act; likewise enjoy, record
+  sparse-rl evaluate anf-sac HalfCheetah-noise98     run it; also: enjoy, record
 
 In Python: sparse_rl.agents.load("anf-sac", "HalfCheetah-noise98").
 """
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: the parser
     """
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
-    actions.add_parser("list", help="list all agents, as without an action")
+    actions.add_parser("list", help="list all agents (the default)")
     show = actions.add_parser("show", help="show the card of an agent")
     show.add_argument("agent", nargs="+", metavar="ALGO ENV", help="for example anf-sac HalfCheetah-noise98")
 
