@@ -168,7 +168,7 @@ def test_it_can_be_named_in_a_recipe_too(tmp_path: Path) -> None:
     [
         ("no_such_module:X-sac", "", "cannot be imported: ModuleNotFoundError"),
         ("examples.own_method:RichGetsRicher-sac", "", "Did you mean 'RichGetRicher'"),
-        ("examples.own_method:Topology-sac", "", "cannot be made"),
+        ("examples.own_method:Topology-sac", "", "cannot be created"),
         ("threading:Event-sac", "", "is not a method of sparse training: it has no 'needs_gradient'"),
         ("examples.own_method:RichGetRicher-sacc", "", "Did you mean"),
         ("examples.own_method:RichGetRicher-sac", " method.powr:2", "Did you mean 'power'"),

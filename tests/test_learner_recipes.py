@@ -123,7 +123,7 @@ def test_the_gradient_steps_of_a_run_are_known_before(learner: str, settings: di
 def test_on_policy_learners_learn_from_noise_as_it_was_seen_and_say_so() -> None:
     plan = settle("--algo", "set-ppo", "--env", "Hopper-noise90")
     assert plan.protocol == "observed noise"
-    assert plan.notes == ("ppo has no replay buffer: it learns from noise as it was observed, nothing is redrawn.",)
+    assert plan.notes == ("ppo has no replay buffer: it learns from noise as it was observed; nothing is redrawn.",)
     assert settle("--algo", "ppo", "--env", "Hopper-noise90", "--replay", "observed").notes == ()
     assert settle("--algo", "ppo", "--env", "Hopper-v5").notes == ()
     with pytest.raises(InputError, match="cannot redraw its noise for ppo, which learns from what it has just seen"):
@@ -163,7 +163,7 @@ def test_optimizer_arguments_that_a_learner_would_overlook_are_refused() -> None
     ("words", "message"),
     [
         ("--algo rgil-ppo", "Unknown algorithm 'rgil-ppo'. Unknown method 'rgil'. Did you mean 'rigl'?"),
-        ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds goes with ds-sac, ds-td3 only."),
+        ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds works only as ds-sac or ds-td3."),
         ("--algo set-pppo", "Did you mean 'set-ppo'"),
         ("--algo zzz", "Known: the learners a2c, crossq, .*, and each of them after one of anf-, gmp-"),
         ("--algo anf-ppo --variant paper", "anf-ppo has no variants, so there is no 'paper': leave it out."),
@@ -175,7 +175,7 @@ def test_optimizer_arguments_that_a_learner_would_overlook_are_refused() -> None
         ("--algo ppo -params ent_coef:auto", "ent_coef must be a number of at least 0, not 'auto'"),
         ("--algo ppo -params clip_range:0", "clip_range must be a number above 0"),
         ("--algo dqn -params exploration_fraction:2", r"exploration_fraction must be a number in \[0, 1\]"),
-        ("--algo ppo --sparsity 0.5", "ppo is dense, so 'sparsity' means nothing to it; anf-ppo is sparse."),
+        ("--algo ppo --sparsity 0.5", "ppo is dense, so 'sparsity' has no effect; anf-ppo is sparse."),
         ("--algo rigl-ppo -n 4000", "`stop` is gradient step"),
     ],
 )
@@ -187,7 +187,7 @@ def test_what_does_not_fit_gets_a_sentence(words: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--algo anf-trpo --kernel numba", "trpo differentiates twice, which the kernel 'numba' cannot"),
+        ("--algo anf-trpo --kernel numba", "trpo differentiates twice, which the kernel 'numba' does not support"),
         ("--algo dqn -params noise_type:normal", "dqn explores without noise on its actions: leave out 'noise_type'"),
         ("--algo anf-ppo -params policy_kwargs.net_arch:[]", "The actor has no hidden layer"),
         ("--algo ppo -params policy_kwargs.n_critics:2", "Unknown key of policy_kwargs 'n_critics'"),
@@ -208,7 +208,7 @@ def test_what_cannot_be_built_gets_a_sentence(words: str, message: str) -> None:
             "kind Box; dqn needs Discrete .*: a2c, crossq, ddpg, ppo, sac, td3, tqc, trpo.",
         ),
         ("tqc", spaces.MultiBinary(2), "kind MultiBinary; tqc needs Box actions. .*: a2c, ppo, trpo."),
-        ("ppo", spaces.Text(2), "kind Text; ppo needs Box actions. No learner here can choose these."),
+        ("ppo", spaces.Text(2), "kind Text; ppo needs Box actions. No learner here supports them."),
         ("ddpg", spaces.Box(-float("inf"), 1, (2,)), "has unbounded actions; ddpg needs bounds"),
     ],
 )

@@ -132,12 +132,12 @@ def test_statistics_are_not_lost_in_silence(tmp_path: Path) -> None:
     def env() -> DummyVecEnv:
         return DummyVecEnv([lambda: sparse_rl.envs.make("Pendulum-v1-noise50")])
 
-    with pytest.warns(UserWarning, match="statistics of observations are not those that this agent has learnt with"):
+    with pytest.warns(UserWarning, match="statistics of observations are not those that this agent was trained with"):
         load_agent(tmp_path, VecNormalize(env()))
     load_agent(tmp_path, statistics.wrap(env(), training=True))  # these are
     agent = load_agent(tmp_path)
     agent.set_env(env())
-    with pytest.raises(ValueError, match="has learnt with normalized observations, and its environment is not"):
+    with pytest.raises(ValueError, match="was trained on normalized observations, but its environment is not"):
         save_agent(agent, tmp_path / "other")
     agent.set_env(statistics.wrap(env()))
     save_agent(agent, tmp_path / "other")

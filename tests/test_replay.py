@@ -306,7 +306,7 @@ class OwnNoise(NoiseFeatures):
 
 def test_noise_of_ones_own_cannot_be_redrawn():
     env = DummyVecEnv([lambda: OwnNoise(gym.make("Pendulum-v1"), 0.5)])
-    with pytest.raises(ValueError, match="if NoiseFeatures makes it; here the wrappers are OwnNoise: use"):
+    with pytest.raises(ValueError, match="only if NoiseFeatures makes it; here the wrappers are OwnNoise: use"):
         RedrawnReplayBuffer.kwargs_for(env)
 
 

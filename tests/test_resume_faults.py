@@ -127,7 +127,7 @@ def test_nothing_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         file.write_bytes(b"")
     before = content(folder)
     assert resume(folder) == 2
-    assert "is whole, so this run cannot be continued" in capsys.readouterr().err
+    assert "is intact, so this run cannot be continued" in capsys.readouterr().err
     assert content(folder) == before
 
 
@@ -258,7 +258,7 @@ def test_other_versions_are_named(
     folder = stopped(tmp_path)
     monkeypatch.undo()
     assert resume(folder) == 0
-    assert "need not be the same to the bit any longer, because of versions.sparse_rl" in capsys.readouterr().out
+    assert "may no longer be the same bit for bit, because of versions.sparse_rl" in capsys.readouterr().out
     (record,) = yaml.safe_load((folder / "config.yml").read_text())["resumed"]
     assert record["step"] == 140
     assert "instead of '0.0.1'" in record["changes"][0]
@@ -450,7 +450,7 @@ def test_what_cannot_be_put_in_place_changes_nothing(
 
     monkeypatch.setattr(Fragile, "reset", reset)
     assert resume(folder) == 2
-    assert "could not be continued, and is as it was." in capsys.readouterr().err
+    assert "could not be continued, and is unchanged." in capsys.readouterr().err
     assert content(folder) == before
 
 

@@ -281,7 +281,7 @@ def test_bad_callbacks(callback: Any, settings: dict[str, Any], message: str) ->
 
 def test_the_least_capacity_must_not_be_above_the_greatest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = (
-        "The replay buffer is never to hold less than 100000 transitions, its `minimum`, but it holds at most 50000: "
+        "The replay buffer must never hold fewer than 100000 transitions, its `minimum`, but it holds at most 50000: "
         "give a smaller `minimum`, or a larger `buffer_size`."
     )
     words = f"--algo rlx2-sac --env {ENV} --buffer-size 50000 -n 20000 -f {tmp_path / 'runs'}"
@@ -314,14 +314,14 @@ def test_discrete_actions_have_no_distance() -> None:
     model = stable_baselines3.DQN(
         "MlpPolicy", "CartPole-v1", buffer_size=100, replay_buffer_class=DynamicReplayBuffer, device="cpu"
     )
-    with pytest.raises(ValueError, match="Only actions of kind Box have a distance"):
+    with pytest.raises(ValueError, match="Only Box actions have a distance"):
         model.learn(1, DynamicCapacityCallback(minimum=10))
 
 
 def test_a_run_whose_gradient_steps_nobody_knows_needs_a_delay_in_gradient_steps() -> None:
     settings = {"n_steps": 3, "n_timesteps": 100, "learning_starts": 0, "gradient_steps": 1, "n_envs": 1}
     settings |= {"train_freq": [1, "episode"]}
-    with pytest.raises(InputError, match="nobody knows how many gradient steps"):
+    with pytest.raises(InputError, match="number of gradient steps is not known"):
         replay_callbacks(settings | {"n_steps_delay": 0.1})
     (callback,) = replay_callbacks(settings | {"n_steps_delay": 7})
     assert isinstance(callback, MultiStepCallback)

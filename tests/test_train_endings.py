@@ -102,7 +102,7 @@ def _odd() -> Iterator[None]:
     [
         ("shape:4", "'Odd-v0' gives observations of shape (4,), and says that they have the shape (3,)."),
         ("actions:int64", "'Odd-v0' has actions of type int64: they must be floating-point numbers."),
-        ("least:1", "has actions among which there is nothing to choose"),
+        ("least:1", "has actions that leave nothing to choose"),
         ("answers:4", "has a step() that gives 4 values: expected observation, reward, terminated, truncated, info."),
     ],
 )
@@ -123,7 +123,7 @@ def test_an_environment_without_a_time_limit_and_without_pictures(
     capsys.readouterr()
     with pytest.warns(UserWarning, match="render_mode='rgb_array' that is not in the possible render_modes"):
         assert sparse_rl(["record", run, "-o", str(tmp_path / "film.gif")]) == 2
-    assert "'Odd-v0' cannot be drawn: its class has to take render_mode" in capsys.readouterr().err
+    assert "'Odd-v0' cannot be drawn: its class must accept render_mode" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +327,7 @@ def test_a_signal_ends_an_evaluation_too(tmp_path: Path) -> None:
     [
         ("--algo anf-sca", "Unknown algorithm 'anf-sca'. Did you mean 'anf-sac'"),
         ("--algo ANF-SAC", "Unknown algorithm 'ANF-SAC'. Did you mean 'anf-sac'?"),
-        ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds goes with ds-sac, ds-td3 only."),
+        ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds works only as ds-sac or ds-td3."),
         ("--env HalfCheeta-noise98", "Unknown environment 'HalfCheeta'. Did you mean 'HalfCheetah'"),
         ("--env HalfCheetah98", "Unknown environment 'HalfCheetah98'. Did you mean 'HalfCheetah-noise98'?"),
         ("--env Hopper-Noise90", "Unknown environment 'Hopper-Noise90'. Did you mean 'Hopper-noise90'?"),
@@ -368,7 +368,7 @@ def test_a_signal_ends_an_evaluation_too(tmp_path: Path) -> None:
         ("-params policy_kwargs.net_arhc:[1]", "Unknown key of policy_kwargs 'net_arhc'. Did you mean 'net_arch'?"),
         ("-params policy_kwargs.activation_fn:Tan", "'Tanh'"),
         ("-params policy_kwargs.optimizer_kwargs.weigth_decay:1", "weigth_decay"),
-        ("-params policy_kwargs.sparsity:0.5", "belongs at the top of a recipe"),
+        ("-params policy_kwargs.sparsity:0.5", "belongs at the top level of a recipe"),
         ("-params optimize_memory_usage:true", "works with `--replay observed` only"),
         ("-params method.decay:cosine", "cosine decay needs"),
         ("-params gamma:{", "There is an error in 'gamma:{'"),

@@ -157,7 +157,7 @@ def test_without_ffmpeg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(videos, "find_spec", lambda name: None)
     assert sparse_rl(["record", *AGENT, "-o", "video.mp4"]) == 2
     error = capsys.readouterr().err
-    assert "Writing .mp4 takes ffmpeg" in error
+    assert "Writing .mp4 needs ffmpeg" in error
     assert "ends in .gif" in error
 
 

@@ -76,7 +76,7 @@ def _own_method(name: str, settings: Mapping[str, Any]) -> Method:
     try:
         method: Method = find("method", name)(**settings)
     except TypeError as error:  # a setting without a default is missing, or it is no class
-        raise InputError(f"The method {name!r} cannot be made: {error}.") from error
+        raise InputError(f"The method {name!r} cannot be created: {error}.") from error
     for part in ("needs_gradient", "updates_between", "check", "propose"):
         if not hasattr(method, part):
             raise InputError(f"{name!r} is not a method of sparse training: it has no {part!r}. See docs/extending.md.")
@@ -123,8 +123,8 @@ def gradient_steps_of(hyperparameters: Mapping[str, Any]) -> int:
     length, unit = frequency if isinstance(frequency, list | tuple) else (frequency, "step")
     if unit == "episode":
         raise InputError(
-            "With a train_freq in episodes nobody knows how many gradient steps there will be: give the times of the "
-            "method as gradient steps, not as fractions of the run."
+            "With a train_freq in episodes, the number of gradient steps is not known in advance: give the times of "
+            "the method in gradient steps, not as fractions of the run."
         )
     return int(steps // (length * hyperparameters["n_envs"]) * gradient_steps)
 
@@ -170,8 +170,8 @@ def make_model(
     for key, value in given.items():
         if model.policy.optimizer_kwargs.get(key) != value:
             raise InputError(
-                f"{learner} sets the arguments of its own optimizer, so {key!r} below optimizer_kwargs would have no "
-                "effect: choose an 'optimizer_class' below policy_kwargs too, for example Adam."
+                f"{learner} sets the arguments of its own optimizer, so {key!r} in optimizer_kwargs would have no "
+                "effect: choose an 'optimizer_class' in policy_kwargs too, for example Adam."
             )
     return model
 
@@ -281,7 +281,7 @@ def _sparse_kwargs(learner: str, hyperparameters: Mapping[str, Any]) -> dict[str
     if learner == "trpo":
         if result.get("kernel") == "numba":
             raise InputError(
-                "trpo differentiates twice, which the kernel 'numba' cannot: leave it out, or give scatter."
+                "trpo differentiates twice, which the kernel 'numba' does not support: leave it out, or give scatter."
             )
         result["kernel"] = "scatter"
     return result
@@ -310,7 +310,7 @@ def policy_arguments(learner: str, given: Mapping[str, Any], optimizer: Mapping[
     result = dict(given)
     for key in given:
         if key in SPARSE_KEYS:
-            raise InputError(f"{key!r} belongs at the top of a recipe, not below policy_kwargs.")
+            raise InputError(f"{key!r} belongs at the top level of a recipe, not in policy_kwargs.")
         if key not in known:
             raise InputError(unknown("key of policy_kwargs", key, known))
     if "optimizer_class" not in given:
@@ -318,7 +318,7 @@ def policy_arguments(learner: str, given: Mapping[str, Any], optimizer: Mapping[
     elif optimizer is not None and optimizer["name"] != "adam":
         raise InputError(
             f"The recipe asks for two optimizers, {optimizer['name']!r} and {given['optimizer_class']!r}: leave out "
-            "'optimizer' or, below policy_kwargs, 'optimizer_class'."
+            "'optimizer', or 'optimizer_class' in policy_kwargs."
         )
     for key, classes in POLICY_CLASSES.items():
         if key in given:

@@ -242,7 +242,7 @@ def _own_settings(name: str) -> Mapping[str, Check]:
     try:
         parameters = inspect.signature(find("method", name)).parameters
     except TypeError as error:
-        raise InputError(f"The method {name!r} cannot be made: {error}.") from error
+        raise InputError(f"The method {name!r} cannot be created: {error}.") from error
     return {key: known.get(key) or _by_type(p.default) for key, p in parameters.items()}
 
 

@@ -317,11 +317,11 @@ def _check_sizes(value: Any, where: str) -> None:
     """Check that no number is larger, and no list longer, than networks have a use for."""
     if isinstance(value, dict | list):
         if len(value) > MOST_LAYERS:
-            raise StorageError(f"There is a list of {len(value):,} entries below policy_kwargs in {where}.")
+            raise StorageError(f"There is a list of {len(value):,} entries in policy_kwargs of {where}.")
         for each in value.values() if isinstance(value, dict) else value:
             _check_sizes(each, where)
     elif isinstance(value, int) and abs(value) > MOST_UNITS:
-        raise StorageError(f"{value:.3g} below policy_kwargs in {where} is more than {MOST_UNITS:,}.")
+        raise StorageError(f"{value:.3g} in policy_kwargs of {where} is more than {MOST_UNITS:,}.")
 
 
 def _chains(net_arch: Any) -> Iterator[list[int]]:

@@ -128,7 +128,7 @@ def _algorithm(data: Mapping[str, Any], where: str) -> type[BaseAlgorithm]:
     for name, marks in _MARKS.items():
         if name in algorithms() and all(mark in data for mark in marks):
             return algorithms()[name]
-    raise StorageError(f"Which algorithm made {where} cannot be told: give it, for example safe_load(path, PPO).")
+    raise StorageError(f"Nothing says which algorithm made {where}: name it, for example safe_load(path, PPO).")
 
 
 def _describe(data: Mapping[str, Any], algorithm: type[BaseAlgorithm], env: GymEnv | None, where: str) -> Description:
@@ -191,7 +191,7 @@ def _space(data: Mapping[str, Any], key: str, env: GymEnv | None, where: str) ->
     try:
         space = _read_space(data[key])
         if key == "action_space" and "..." in str(data[key]):  # the middle matters: actions are scaled by it
-            raise ValueError("not all bounds are there")
+            raise ValueError("some bounds are missing")
         return space
     except Exception as error:  # renderings are made for people
         if env is not None:

@@ -72,13 +72,13 @@ def check_actions(learner: str, space: spaces.Space[Any], environment: str) -> N
         others = ", ".join(sorted(name for name, (_, able) in LEARNERS.items() if isinstance(space, able)))
         raise InputError(
             f"{environment!r} has actions of kind {type(space).__name__}; {learner} needs {kinds[0].__name__} actions. "
-            + (f"Learners for these actions: {others}." if others else "No learner here can choose these.")
+            + (f"Learners for these actions: {others}." if others else "No learner here supports them.")
         )
     if isinstance(space, spaces.Box):
         if not np.issubdtype(space.dtype, np.floating):
             raise InputError(f"{environment!r} has actions of type {space.dtype}: they must be floating-point numbers.")
         if not space.shape or 0 in space.shape or not (space.low < space.high).all():
-            raise InputError(f"{environment!r} has actions among which there is nothing to choose: {space}.")
+            raise InputError(f"{environment!r} has actions that leave nothing to choose: {space}.")
     is_off_policy = issubclass(learner_class(learner), OffPolicyAlgorithm)
     if isinstance(space, spaces.Box) and is_off_policy and not np.isfinite([space.low, space.high]).all():
         raise InputError(f"{environment!r} has unbounded actions; {learner} needs bounds.")

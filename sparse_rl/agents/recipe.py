@@ -105,7 +105,7 @@ def check_algorithm(algorithm: str) -> None:
         raise InputError(f"Unknown algorithm {algorithm!r}. Did you mean {lower!r}?")
     elsewhere = [name for name in algorithms() if name.startswith(f"{method}-")]
     if learner in learners() and method and elsewhere:
-        raise InputError(f"Unknown algorithm {algorithm!r}: {method} goes with {', '.join(elsewhere)} only.")
+        raise InputError(f"Unknown algorithm {algorithm!r}: {method} works only as {' or '.join(elsewhere)}.")
     if learner in learners() and method:  # only these methods come near, not everything that ends alike
         known = [name.removesuffix(f"-{learner}") for name in algorithms() if name.endswith(f"-{learner}")]
         raise InputError(f"Unknown algorithm {algorithm!r}. {unknown('method', method, known)}")
@@ -217,7 +217,7 @@ def parse_yaml(text: str, where: str) -> Any:
         value = yaml.load(text, Loader=_Loader)
         size, depth = _measure(value, {})
         if size > MOST_VALUES:
-            raise InputError(f"There is too much in {where}: more than {MOST_VALUES:,} values.")
+            raise InputError(f"There are too many values in {where}: more than {MOST_VALUES:,}.")
         if depth > MOST_DEPTH:
             raise InputError(f"There is an error in {where}: values are nested more than {MOST_DEPTH} deep.")
         return value

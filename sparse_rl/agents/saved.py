@@ -108,8 +108,8 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     tensors |= {} if acting_only else variables_of(model)
     if model.get_env() is not None and env is None and view_of(model).normalization is not None:
         raise ValueError(
-            "This agent has learnt with normalized observations, and its environment is not normalized: what it would "
-            "see is not what its weights are for. Load it with `env=`, or give set_env() what "
+            "This agent was trained on normalized observations, but its environment is not normalized, so it would see "
+            "other values than its weights are for. Load it with `env=`, or give set_env() what "
             "load_normalization(folder).wrap(env) returns."
         )
     view = view_of(model) if model.get_env() is None else View()
@@ -202,7 +202,7 @@ def load_agent(
         shape = normalization.statistics["obs_mean"].shape
         if shape != description.observation_space.shape:
             raise StorageError(
-                f"The statistics in {str(file)!r} are of observations of shape {shape}, and the agent's have "
+                f"The statistics in {str(file)!r} are of observations of shape {shape}, but the agent's have "
                 f"{description.observation_space.shape}."
             )
     if env is not None and normalization is not None:
@@ -212,8 +212,8 @@ def load_agent(
             env = normalization.wrap(env, training=True)
         elif not normalization.is_that_of(normalized):
             warnings.warn(
-                "The environment's statistics of observations are not those that this agent has learnt with: give the "
-                "environment without VecNormalize, or let it have them, load_normalization(folder).put_into(env).",
+                "The environment's statistics of observations are not those that this agent was trained with: give the "
+                "environment without VecNormalize, or the right statistics, load_normalization(folder).put_into(env).",
                 stacklevel=2,
             )
     model = description.build(env, device, where, **changes)

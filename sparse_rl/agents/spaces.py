@@ -81,7 +81,7 @@ def _make_dict(given: Any, where: str) -> spaces.Dict:
     if not isinstance(given, dict) or any(
         not isinstance(each, dict) or each.get("kind") == "Dict" for each in given.values()
     ):
-        raise ValueError("expected a dictionary of spaces that are no dictionaries")
+        raise ValueError("expected a dictionary of spaces that are not dictionaries")
     if len(given) > _MOST_SPACES:
         raise ValueError(f"{len(given):,} spaces are more than {_MOST_SPACES}")
     return spaces.Dict({name: make_space(each, where) for name, each in given.items()})
@@ -97,14 +97,14 @@ def _make_bound(given: Any, shape: list[int], dtype: np.dtype[Any]) -> np.ndarra
     numbers = given if isinstance(given, list) else [given]
     for number in numbers:
         if number not in ("inf", "-inf") and type(number) not in (int, float):
-            raise ValueError(f"{_short(number)} is no bound")
+            raise ValueError(f"{_short(number)} is not a bound")
     array = np.array([_INFINITE.get(number, number) for number in numbers], dtype=dtype)
     return array.reshape(shape) if isinstance(given, list) else np.full(shape, array[0])
 
 
 def _integer(given: Any) -> int:
     if type(given) is not int:
-        raise ValueError(f"{_short(given)} is no whole number")
+        raise ValueError(f"{_short(given)} is not a whole number")
     return given
 
 
@@ -116,14 +116,14 @@ def _count(given: Any) -> int:
 
 def _counts(given: Any, most: int) -> list[int]:
     if not isinstance(given, list) or len(given) > most:
-        raise ValueError(f"{_short(given)} is no list of up to {most:,} whole numbers")
+        raise ValueError(f"{_short(given)} is not a list of up to {most:,} whole numbers")
     return [_count(each) for each in given]
 
 
 def _shape(given: Any) -> list[int]:
     shape = _counts(given, most=8)
     if prod(shape) > MOST_NUMBERS:
-        raise ValueError(f"{shape} are more than {MOST_NUMBERS:,} numbers")
+        raise ValueError(f"{shape} is more than {MOST_NUMBERS:,} numbers")
     return shape
 
 

@@ -70,7 +70,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     file = folder / CARD
     card = read_yaml(file)
     if not isinstance(card, dict):
-        raise InputError(f"{str(file)!r} is no card of an agent.")
+        raise InputError(f"{str(file)!r} is not an agent's card.")
     return card
 
 

@@ -168,7 +168,7 @@ def _report(ranking: "FeatureRanking", title: str, top: int) -> None:
         table.add_row(*cells, style="bold" if ranking.keep is not None and ranking.keep[j] else "")
     console.print(table)
     if ranking.intervention is not None:
-        console.print(f"p(task) is of {ranking.intervention.transitions:,} random steps.", highlight=False)
+        console.print(f"p(task) is based on {ranking.intervention.transitions:,} random steps.", highlight=False)
     if ranking.agreement:
         console.print(_agreement(ranking))
     if ranking.keep is not None:
@@ -183,8 +183,7 @@ def _report(ranking: "FeatureRanking", title: str, top: int) -> None:
         console.print(f"Return over {episodes} fresh episodes: {said}.", highlight=False)
         if ranking.confirmation.lacks_something(ranking.level):
             console.print(
-                "With the kept ones alone it is lower: something is missing. Try a larger --top, and with it more "
-                "--episodes.",
+                "With the kept ones alone it is lower: something is missing. Try a larger --top, and more --episodes.",
                 highlight=False,
             )
 

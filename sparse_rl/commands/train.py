@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, words: list[str], program: str = "sparse-rl tr
         except (ValueError, OSError) as error:
             return fail(error)
         except KeyboardInterrupt:
-            return fail("interrupted before the training began.", 128 + signal.SIGINT)
+            return fail("interrupted before training began.", 128 + signal.SIGINT)
         with closing(experiment), experiment.guard:
             return _start(experiment, args, words, program)
 
@@ -169,11 +169,11 @@ def _run(
         resume = f"{' '.join(command.split()[:2])} --resume {shlex.quote(str(folder.path))}"
         return fail(
             f"{_sentence(error)} The run in {str(folder.path)!r} ended there; its files are complete up to then. "
-            + (f"When that is mended: {resume}" if can_go_on(folder.path) else "It has no checkpoint to continue from.")
+            + (f"Once that is fixed: {resume}" if can_go_on(folder.path) else "It has no checkpoint to continue from.")
         )
     except KeyboardInterrupt:
         if not folder.is_begun:
-            return fail("interrupted before the training began.", 128 + signal.SIGINT)
+            return fail("interrupted before training began.", 128 + signal.SIGINT)
         return fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
     return _report(experiment, folder, tensorboard, " ".join(command.split()[:2]))
 

@@ -210,7 +210,7 @@ class Experiment:
         if not is_new:
             folder.begin_anew()
             remove_curves(tensorboard)
-            print("There is no checkpoint yet: the run begins anew.", flush=True)
+            print("There is no checkpoint yet: the run starts from the beginning.", flush=True)
         self.model.set_logger(open_logger(tensorboard, verbose))
         folder.write_yaml("config.yml", configuration)
         folder.write_text("command.txt", configuration["command"] + "\n")
@@ -251,8 +251,8 @@ class Experiment:
             if isinstance(error, EOFError | ConnectionError) and has_lost_worker(self.env, self.eval_env):
                 self._end(
                     callbacks,
-                    f"The process of an environment died ({type(error).__name__}). What it said is above; with "
-                    "`--vec-env dummy` it is easier to find.",
+                    f"The process of an environment died ({type(error).__name__}). Its output is above; with "
+                    "`--vec-env dummy` the cause is easier to find.",
                 )
                 return
             if isinstance(error, OSError) and not isinstance(error, EnvironmentFailedError):
@@ -265,7 +265,7 @@ class Experiment:
 
     def _end(self, callbacks: CallbackList, why: str) -> None:
         if not self.resume.is_in_place:  # callbacks know nothing yet, and would write that over what there is
-            raise NotResumedError(f"The run could not be continued, and is as it was. {why}")
+            raise NotResumedError(f"The run could not be continued, and is unchanged. {why}")
         seed = self.plan.seed
         self.guard.failure = f"Training ended at step {self.model.num_timesteps} (seed {seed}), and is saved. {why}"
         if not hasattr(callbacks, "model"):  # training has not begun

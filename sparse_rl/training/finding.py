@@ -98,7 +98,7 @@ def find_agent(where: str, best: bool = False) -> FoundAgent:
         config, which = read_config(folder), "best" if best else "last"
         return FoundAgent(agent_folder(folder / _file_names(config)[which]), folder, config, which=which)
     if best:
-        raise InputError(f"{where!r} is one agent, and no run of which there could be a best one: leave out --best.")
+        raise InputError(f"{where!r} is a single agent, not a run: leave out --best.")
     if not is_agent:
         folder = _in_the_zoo(where)
         return FoundAgent(folder, card=read_card(folder), is_ours=True)
@@ -130,7 +130,7 @@ def _in_the_zoo(where: str) -> Path:
     algorithm, slash, environment = where.partition("/")
     if not slash or "/" in environment:
         raise InputError(
-            f"There is no run in {where!r}, nor an agent: expected a run's folder, such as "
+            f"There is no run or agent in {where!r}: expected a run's folder, such as "
             "runs/anf-sac/HalfCheetah-noise98/1, a folder with a model.safetensors, or an agent of the zoo, such as "
             "anf-sac/HalfCheetah-noise98 (`sparse-rl zoo` lists them)."
         )

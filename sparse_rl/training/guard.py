@@ -22,7 +22,7 @@ EXPLODED = 1e24
 #: Seconds that an evaluation may go on for after a signal.
 PATIENCE = 10.0
 _ENDING = (
-    "\nEnding after this step (PPO and its like: this rollout); an evaluation that is going on has "
+    "\nEnding after this step (on-policy learners: this rollout); an evaluation in progress has "
     f"{PATIENCE:.0f} seconds. Then everything is saved. A second signal (Ctrl-C) ends the process at once.\n"
 ).encode()
 # Losses that the algorithms log, and what they train.

@@ -102,7 +102,7 @@ def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:
     if "method" not in recipe:
         for key in (*SPARSE_KEYS, "method"):
             if key in changes:
-                raise InputError(f"{args.algo} is dense, so {key!r} means nothing to it; anf-{args.algo} is sparse.")
+                raise InputError(f"{args.algo} is dense, so {key!r} has no effect; anf-{args.algo} is sparse.")
     return override(recipe, changes)
 
 
@@ -148,14 +148,14 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
         hyperparameters["normalize"] = normalize
         if environment.permute is not None and normalize.get("norm_obs", True):
             raise InputError(
-                "The statistics by which 'normalize' works belong to places, and after a permutation each place shows "
-                "another feature: leave out -permute<N>, or give normalize:{norm_obs: false}."
+                "The statistics of 'normalize' belong to positions in the observation, and after a permutation each "
+                "position shows another feature: leave out -permute<N>, or give normalize:{norm_obs: false}."
             )
     steps = hyperparameters["n_timesteps"]
     hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 2)))
     notes = []
     if environment.noise is not None and not is_off_policy and not is_chosen:
-        notes.append(f"{learner} has no replay buffer: it learns from noise as it was observed, nothing is redrawn.")
+        notes.append(f"{learner} has no replay buffer: it learns from noise as it was observed; nothing is redrawn.")
     if hyperparameters.get("learning_starts", 0) >= steps and not _sets_learning_starts(args, environment):
         notes.append(
             f"learning_starts reduced from {hyperparameters['learning_starts']} to {steps // 10}, a tenth of all "

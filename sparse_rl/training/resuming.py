@@ -148,8 +148,8 @@ class ResumeCallback(BaseCallback):
         found = {each for name in ("training", "evaluation") if state[name] for each in obstacles(state[name])}
         if found:
             yield (
-                f"this environment's state cannot be kept, because of {', '.join(sorted(found))}. A run that is "
-                "continued begins a new episode, and is not the same to the bit."
+                f"this environment's state cannot be kept, because of {', '.join(sorted(found))}. A continued "
+                "run begins with a new episode, so it is not the same bit for bit."
             )
 
     # --- Going on from one ---
@@ -175,8 +175,8 @@ class ResumeCallback(BaseCallback):
             self.newest = steps
             return steps, changes
         raise InputError(
-            f"No checkpoint in {str(self.checkpoints.path)!r} is whole, so this run cannot be continued. What it left "
-            "in its folder, agents and curves, is as it was."
+            f"No checkpoint in {str(self.checkpoints.path)!r} is intact, so this run cannot be continued. The agents "
+            "and curves in its folder are unchanged."
         )
 
     def _compare(self, former: Mapping[str, Any]) -> list[str]:
@@ -187,13 +187,13 @@ class ResumeCallback(BaseCallback):
         )
         if different := differences(kept, now):
             raise InputError(
-                f"config.yml is not what it was when the checkpoint was taken: {'; '.join(different)}. A run is "
-                "continued as it was begun: put that back, or start another run."
+                f"config.yml has changed since the checkpoint was taken: {'; '.join(different)}. A run is "
+                "continued with the settings that it began with: restore them, or start another run."
             )
         kept, now = ({key: each.get(key) for key in CIRCUMSTANCES} for each in (former, self.configuration))
         changes = differences(kept, now)
         if changes:
-            _say(f"the run goes on, but need not be the same to the bit any longer, because of {'; '.join(changes)}.")
+            _say(f"the run continues, but may no longer be the same bit for bit, because of {'; '.join(changes)}.")
         return changes
 
     def _put_in_place(self, state: dict[str, Tree]) -> None:

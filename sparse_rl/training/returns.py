@@ -50,17 +50,17 @@ def check_steps(name: str, steps: NDArray[Any]) -> NDArray[np.int64]:
     :raises ValueError: if they are no whole numbers, do not rise, or are too many; the message has no full stop
     """
     if steps.dtype.kind not in "iu":
-        raise ValueError(f"its {name} must be whole numbers, and are of the type {str(steps.dtype)[:40]}")
+        raise ValueError(f"its {name} must be whole numbers, but are of the type {str(steps.dtype)[:40]}")
     if steps.ndim != 1 or not len(steps):
-        raise ValueError(f"its {name} must have the shape (n,), with n of at least 1, and have the shape {steps.shape}")
+        raise ValueError(f"its {name} must have the shape (n,), with n of at least 1, but have the shape {steps.shape}")
     if (steps[1:] <= steps[:-1]).any() or steps[0] < 0 or steps[-1] > MOST_STEPS:
-        raise ValueError(f"its {name} must rise, from 0 or more to at most {MOST_STEPS:,}")
+        raise ValueError(f"its {name} must increase, from 0 or more to at most {MOST_STEPS:,}")
     return steps.astype(np.int64)
 
 
 def _checked_returns(returns: NDArray[Any], count: int) -> NDArray[np.float64]:
     if returns.dtype.kind not in "fiu":
-        raise ValueError(f"its results must be numbers, and are of the type {str(returns.dtype)[:40]}")
+        raise ValueError(f"its results must be numbers, but are of the type {str(returns.dtype)[:40]}")
     if returns.ndim != 2 or len(returns) != count or not returns.shape[1]:
         raise ValueError(
             f"its results must have the shape ({count}, n): one row for each of its timesteps, with n episodes, at "
@@ -69,5 +69,5 @@ def _checked_returns(returns: NDArray[Any], count: int) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):  # there are longer numbers
         numbers = returns.astype(np.float64)
     if not (abs(numbers) < MOST).all():  # NaN is not below anything
-        raise ValueError("its results must be finite numbers, and some are NaN or infinite, or nearly so")
+        raise ValueError("its results must be finite numbers, but some are NaN or infinite, or nearly so")
     return numbers

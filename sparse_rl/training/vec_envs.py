@@ -153,7 +153,7 @@ def check_log(filename: str, length: int) -> Path:
     """
     path = Path(f"{filename}.{RunMonitor.EXT}")
     if not path.exists() or path.stat().st_size < length:
-        raise StateError(f"{str(path)!r} is shorter than when the checkpoint was taken: somebody has changed it.")
+        raise StateError(f"{str(path)!r} is shorter than when the checkpoint was taken: it has been changed.")
     return path
 
 
@@ -228,7 +228,7 @@ def _check(environment: str, env: gym.Env[Any, Any]) -> None:
         kind = type(env.observation_space).__name__
         raise InputError(
             f"{environment!r} has observations of kind {kind}; the learners here need Box observations: vectors. "
-            "Gymnasium's wrapper FlattenObservation makes one of them."
+            "Gymnasium's wrapper FlattenObservation turns them into vectors."
         )
     if len(env.observation_space.shape or ()) != 1:
         what = (
@@ -236,7 +236,7 @@ def _check(environment: str, env: gym.Env[Any, Any]) -> None:
         )
         raise InputError(
             f"{environment!r} has observations of shape {env.observation_space.shape}, not a vector: {what}. "
-            "Gymnasium's wrapper FlattenObservation makes a vector of them."
+            "Gymnasium's wrapper FlattenObservation turns them into a vector."
         )
     if env.observation_space.shape == (0,):
         raise InputError(f"{environment!r} has observations without any features.")
@@ -347,5 +347,5 @@ def set_phase(vec_env: VecEnv, phase: int | None) -> None:
     if phase is None:
         return
     if not vec_env.has_attr("permutation_seed"):
-        raise InputError("There is a phase for an environment whose features are not permuted: leave it out.")
+        raise InputError("A phase was given for an environment whose features are not permuted: leave it out.")
     vec_env.env_method("set_phase", phase)

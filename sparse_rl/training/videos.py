@@ -69,7 +69,7 @@ def choose_gl(environ: MutableMapping[str, str] = os.environ, say: Callable[[str
                 environ["MUJOCO_GL"] = name
             return name
         reasons.append(f"MUJOCO_GL={name} does not work here ({reason})")
-    remedy = "leave MUJOCO_GL out, and what works is found" if asked else "apt-get install libegl1 libosmesa6"
+    remedy = "leave MUJOCO_GL out, and one that works is chosen" if asked else "apt-get install libegl1 libosmesa6"
     raise InputError(f"MuJoCo cannot draw: {'; '.join(reasons)}. Try this: {remedy}.")
 
 
@@ -96,8 +96,8 @@ def check_format(path: Path) -> None:
         raise InputError(f"There is no folder {str(path.absolute().parent)!r} to write the video to.")
     if path.suffix.lower() == ".mp4" and _ffmpeg() is None:
         raise InputError(
-            "Writing .mp4 takes ffmpeg, which is not here: pip install -c constraints.txt -e '.[video]', or give a "
-            "file that ends in .gif, which takes nothing more."
+            "Writing .mp4 needs ffmpeg, which is not installed: pip install -c constraints.txt -e '.[video]', or "
+            "give a file that ends in .gif, which needs nothing more."
         )
 
 
@@ -154,7 +154,7 @@ def drawable(trained: Trained, render_mode: str) -> Iterator[gym.Env[Any, Any]]:
         env = trained.env(render_mode)
     except TypeError as error:
         raise InputError(
-            f"The environment {trained.environment!r} cannot be drawn: its class has to take render_mode ({error})."
+            f"The environment {trained.environment!r} cannot be drawn: its class must accept render_mode ({error})."
         ) from error
     try:
         try:
@@ -165,7 +165,7 @@ def drawable(trained: Trained, render_mode: str) -> Iterator[gym.Env[Any, Any]]:
                 f"The environment {trained.environment!r} cannot be drawn: {type(error).__name__}: {error}"
             ) from error
         if render_mode == "rgb_array" and not (isinstance(drawn, np.ndarray) and drawn.ndim == 3):
-            raise InputError(f"The environment {trained.environment!r} cannot be drawn: it does not give pictures.")
+            raise InputError(f"The environment {trained.environment!r} cannot be drawn: it does not render images.")
         yield env
     finally:
         env.close()

@@ -62,11 +62,11 @@ def put(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         (put("code", "x"), "Unknown key 'code'"),
         (lambda config: config.pop("policy"), "lacks the key 'policy'"),
         (put("observation_space.shape", [10**12]), "is not in [1, 4,194,304]"),
-        (put("observation_space.shape", [4_000, 4_000]), "are more than 4,194,304 numbers"),
+        (put("observation_space.shape", [4_000, 4_000]), "is more than 4,194,304 numbers"),
         (put("observation_space.shape", [4_000_000]), "There is no space"),  # its bounds are three numbers
         (put("observation_space", {"kind": "Discrete", "n": 4_000_000, "start": 0}), "134,217,728 weights"),
         (put("observation_space.dtype", "object"), "unknown dtype 'object'"),
-        (put("observation_space.low", "-infinity"), "is no bound"),
+        (put("observation_space.low", "-infinity"), "is not a bound"),
         (put("observation_space.kind", "Graph"), "Expected one of the spaces"),
         (put("observation_space.more", 1), "There is no space"),
         (put("observation_space", 3), "Expected one of the spaces"),

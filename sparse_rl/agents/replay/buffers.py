@@ -62,7 +62,7 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         if observation_space.shape != (self.n_features,):
             raise ValueError(
                 f"The noise model makes {self.n_features} features, but observations have shape "
-                f"{observation_space.shape}: give the noise model of this very environment."
+                f"{observation_space.shape}: give the noise model of this environment."
             )
         real = spaces.Box(-np.inf, np.inf, (noise_model.n_real,), np.float32)
         super().__init__(
@@ -417,8 +417,8 @@ def _obstacle_in(spec: EnvSpec | None) -> str | None:
     wrappers = [wrapper.name for wrapper in spec.additional_wrappers]
     if "NoiseFeatures" not in wrappers:
         return (
-            f"Noise can be drawn again if NoiseFeatures makes it; here the wrappers are {', '.join(wrappers)}: use the "
-            "`observed` protocol, with Stable-Baselines3's own ReplayBuffer."
+            f"Noise can be drawn again only if NoiseFeatures makes it; here the wrappers are {', '.join(wrappers)}: "
+            "use the `observed` protocol, with Stable-Baselines3's own ReplayBuffer."
         )
     above = wrappers[wrappers.index("NoiseFeatures") + 1 :]
     changing = [name for name in above if name not in _HARMLESS]

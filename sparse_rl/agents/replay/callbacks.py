@@ -123,7 +123,7 @@ class DynamicCapacityCallback(_ReplayCallback):
         """
         if self.minimum > capacity:
             raise ValueError(
-                f"The replay buffer is never to hold less than {self.minimum} transitions, its `minimum`, but it "
+                f"The replay buffer must never hold fewer than {self.minimum} transitions, its `minimum`, but it "
                 f"holds at most {capacity}: give a smaller `minimum`, or a larger `buffer_size`."
             )
 
@@ -141,7 +141,7 @@ class DynamicCapacityCallback(_ReplayCallback):
     def _init_callback(self) -> None:
         super()._init_callback()
         if not isinstance(self.model.action_space, spaces.Box):
-            raise ValueError(f"Only actions of kind Box have a distance, not {self.model.action_space}.")
+            raise ValueError(f"Only Box actions have a distance, not {self.model.action_space}.")
         self.check(self._buffer.buffer_size * self._buffer.n_envs)
 
     def _on_step(self) -> bool:

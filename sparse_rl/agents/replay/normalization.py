@@ -45,7 +45,7 @@ class Normalization:
         :raises ValueError: if its observations are several arrays
         """
         if isinstance(getattr(env, "obs_rms", None), dict):
-            raise ValueError("Statistics of Dict observations have no form here that is safe to load: save them apart.")
+            raise ValueError("There is no safe format for statistics of Dict observations: save them separately.")
         return cls(
             {name: getattr(env, name) for name in NORMALIZE},
             {
@@ -165,7 +165,7 @@ def _kinds(norm_obs: object) -> tuple[str, ...]:
 
 def _check(name: str, tensor: th.Tensor) -> None:
     if tensor.dtype != th.float64 or not bool(th.isfinite(tensor).all()):
-        raise ValueError(f"{name} is not of finite 64-bit numbers")
+        raise ValueError(f"{name} does not consist of finite 64-bit numbers")
     if (tensor.dim() > 0) != (name in ("obs_mean", "obs_var")):
         raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
     if not name.endswith("_mean") and not bool((tensor >= 0).all()):
