@@ -25,7 +25,7 @@ from sparse_rl.sb3.steps import gradient_steps
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env
 
-METHODS = ["anf", "gmp", "ne", "rigl", "screened", "set", "static"]
+METHODS = ["anf", "ds", "gmp", "ne", "rigl", "screened", "set", "static"]
 ON_POLICY = ["a2c", "ppo", "trpo"]
 DISCRETE = ["dqn", "qrdqn"]
 
@@ -163,9 +163,9 @@ def test_optimizer_arguments_that_a_learner_would_overlook_are_refused() -> None
     ("words", "message"),
     [
         ("--algo rgil-ppo", "Unknown algorithm 'rgil-ppo'. Unknown method 'rgil'. Did you mean 'rigl'?"),
-        ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds works only as ds-sac or ds-td3."),
+        ("--algo rlx2-ppo", "Unknown algorithm 'rlx2-ppo': rlx2 works only as rlx2-sac or rlx2-td3."),
         ("--algo set-pppo", "Did you mean 'set-ppo'"),
-        ("--algo zzz", "Known: the learners a2c, crossq, .*, and each of them after one of anf-, gmp-"),
+        ("--algo zzz", "Known: the learners a2c, crossq, .*, and each of them after one of anf-, ds-, gmp-"),
         ("--algo anf-ppo --variant paper", "anf-ppo has no variants, so there is no 'paper': leave it out."),
         (
             "--algo ppo --buffer-size 10",

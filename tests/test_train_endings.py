@@ -327,7 +327,7 @@ def test_a_signal_ends_an_evaluation_too(tmp_path: Path) -> None:
     [
         ("--algo anf-sca", "Unknown algorithm 'anf-sca'. Did you mean 'anf-sac'"),
         ("--algo ANF-SAC", "Unknown algorithm 'ANF-SAC'. Did you mean 'anf-sac'?"),
-        ("--algo ds-ppo", "Unknown algorithm 'ds-ppo': ds works only as ds-sac or ds-td3."),
+        ("--algo rlx2-ppo", "Unknown algorithm 'rlx2-ppo': rlx2 works only as rlx2-sac or rlx2-td3."),
         ("--env HalfCheeta-noise98", "Unknown environment 'HalfCheeta'. Did you mean 'HalfCheetah'"),
         ("--env HalfCheetah98", "Unknown environment 'HalfCheetah98'. Did you mean 'HalfCheetah-noise98'?"),
         ("--env Hopper-Noise90", "Unknown environment 'Hopper-Noise90'. Did you mean 'Hopper-noise90'?"),
