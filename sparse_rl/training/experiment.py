@@ -23,10 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents import save_agent
 from sparse_rl.agents.build import (
-    in_gradient_steps,
-    make_method,
     make_model,
-    replay_callbacks,
     replay_footprint,
 )
 from sparse_rl.agents.description import Description
@@ -35,11 +32,7 @@ from sparse_rl.agents.recipe import learner_of
 from sparse_rl.agents.replay.memory import available_memory
 from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.envs import NonFiniteObservationError, has_time_limit
-from sparse_rl.inputs import InputError
 from sparse_rl.metrics import learning_curve_area
-from sparse_rl.nn import sparse_layers
-from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
-from sparse_rl.topology import Method
 from sparse_rl.training.callbacks import (
     AgentsCallback,
     CurvesPageCallback,
@@ -53,6 +46,7 @@ from sparse_rl.training.callbacks import (
 from sparse_rl.training.connectivity import ConnectivityCallback
 from sparse_rl.training.film import FilmCallback
 from sparse_rl.training.guard import GuardCallback, TrainingEnded, first_not_finite
+from sparse_rl.training.making import check_methods, learning_callbacks
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan
 from sparse_rl.training.resuming import NotResumedError, ResumeCallback
@@ -86,9 +80,7 @@ class Experiment:
         self.hyperparameters = plan.hyperparameters
         if plan.num_threads > 0:
             th.set_num_threads(plan.num_threads)
-        is_sparse = "method" in self.hyperparameters
-        self.method = make_method(in_gradient_steps(self.hyperparameters)) if is_sparse else None
-        self.replay_callbacks = replay_callbacks(self.hyperparameters)
+        self.learning_callbacks = learning_callbacks(self.hyperparameters, verbose=1)
         self.guard = GuardCallback()
         self.metrics = MetricsCallback()
         self._is_finished = False
@@ -109,8 +101,7 @@ class Experiment:
                 self._announce_replay()
             self.model: BaseAlgorithm = make_model(learner, self.hyperparameters, self.env, plan.seed, plan.device)
             Description.of(self.model).to_json()  # or the trained agent could not be saved
-            if self.method is not None:
-                self._check_method(self.method)
+            check_methods(self.model, self.learning_callbacks, plan.algo)
             if self.hyperparameters["eval_freq"] > 0:
                 self.eval_env = self._make_env(plan.n_eval_envs, plan.seed + EVALUATION_SEED_OFFSET, True)
         except BaseException:
@@ -128,17 +119,6 @@ class Experiment:
 
     def _has_time_limit(self) -> bool:
         return "max_episode_steps" in (self.plan.env_kwargs or {}) or has_time_limit(self.plan.env)
-
-    def _check_method(self, method: Method) -> None:
-        """Check that the method has layers to work on, and can do what it shall with each."""
-        layers = sparse_layers(self.model.policy)
-        if not layers:
-            raise InputError(
-                f"None of the networks' layers would be sparse, so there is nothing for {self.plan.algo} to do: at "
-                "this size they keep all weights. Give a larger --sparsity (or smaller lambdas), or larger networks."
-            )
-        for layer in layers.values():
-            method.check(layer.budget)
 
     def _announce_replay(self) -> None:
         """Say how much memory the replay buffer takes, or why that is too much, before it is taken."""
@@ -299,12 +279,7 @@ class Experiment:
         # Every 1000 steps, as ANF's topology updates; at least 50 points for the picture of a short run.
         every = min(1000, max(1, steps // 50))
         connectivity = ConnectivityCallback(folder, every, self.plan.title)
-        callbacks: list[BaseCallback] = [self.guard, PatienceCallback(), self.metrics]
-        if "screening" in hyperparameters:
-            callbacks.append(ScreeningCallback(**hyperparameters["screening"], verbose=1))
-        callbacks += self.replay_callbacks
-        if self.method is not None:
-            callbacks.append(TopologyCallback(self.method))
+        callbacks: list[BaseCallback] = [self.guard, PatienceCallback(), self.metrics, *self.learning_callbacks]
         callbacks += [connectivity, FilmCallback(folder, every)]
         callbacks += [HyperparametersCallback(self._comparable(), configuration), CurvesPageCallback()]
         if self.plan.save_freq > 0:

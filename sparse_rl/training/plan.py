@@ -98,11 +98,23 @@ def read_recipe(args: Namespace, environment: EnvironmentId) -> Recipe:
     if method:  # with a name, a method of -params is a whole one
         its = given.get("method", {})
         given["method"] = {**method, **its} if isinstance(its, dict) else its
-    changes = override(changes, given)
+    return change_recipe(args.algo, recipe, override(changes, given))
+
+
+def change_recipe(algo: str, recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """
+    Change a recipe.
+
+    :param algo: the algorithm that it belongs to
+    :param recipe: the recipe
+    :param changes: keys and values
+    :return: the changed recipe; its values are not checked yet
+    :raises InputError: if the algorithm is dense, and a key is of sparse networks
+    """
     if "method" not in recipe:
         for key in (*SPARSE_KEYS, "method"):
             if key in changes:
-                raise InputError(f"{args.algo} is dense, so {key!r} has no effect; anf-{args.algo} is sparse.")
+                raise InputError(f"{algo} is dense, so {key!r} has no effect; anf-{algo} is sparse.")
     return override(recipe, changes)
 
 

@@ -1,0 +1,106 @@
+"""Agents by the names of their algorithms, in Python: what ``train.py`` would train, no more and no less."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from comparing import run
+from stable_baselines3 import PPO
+
+import sparse_rl.agents
+import sparse_rl.training
+from sparse_rl.agents import RedrawnReplayBuffer, load_agent
+from sparse_rl.inputs import InputError
+from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
+from sparse_rl.topology import SET, RigL
+from sparse_rl.training import make_agent
+
+SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 200, "learning_starts": 30}
+ENV = "Pendulum-v1-noise80"
+
+
+def test_it_learns_as_train_py_does_to_the_bit(tmp_path: Path) -> None:
+    words = (
+        f"--algo anf-sac --env {ENV} --seed 3 -n 90 --eval-freq -1 --update-interval 10 "
+        "-params policy_kwargs.net_arch:[16,16] buffer_size:200 learning_starts:30"
+    )
+    trained = load_agent(run(words, tmp_path) / f"{ENV}.agent").policy.state_dict()
+    model, callbacks = make_agent("anf-sac", ENV, seed=3, n_timesteps=90, method={"update_interval": 10}, **SMALL)
+    model.learn(90, callbacks)
+    mine = model.policy.state_dict()
+    assert callbacks[0].updates == 5  # type: ignore[attr-defined]
+    assert mine.keys() == trained.keys()
+    assert all(th.equal(mine[name], trained[name]) for name in mine)
+
+
+@pytest.mark.parametrize(
+    ("algo", "kinds"),
+    [
+        ("sac", []),
+        ("anf-td3", [TopologyCallback]),
+        ("screened-sac", [ScreeningCallback, TopologyCallback]),
+        ("rlx2-sac", ["MultiStepCallback", "DynamicCapacityCallback", "TopologyCallback"]),
+    ],
+)
+def test_callbacks_are_those_of_the_recipe(algo: str, kinds: list[Any]) -> None:
+    model, callbacks = make_agent(algo, ENV, seed=0, **{**SMALL, "buffer_size": 200_000})
+    names = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
+    assert [type(callback).__name__ for callback in callbacks] == names
+    assert isinstance(model.replay_buffer, RedrawnReplayBuffer)  # type: ignore[attr-defined]
+
+
+def test_recipes_can_be_changed() -> None:
+    model, (callback,) = make_agent("anf-sac", ENV, replay="observed", sparsity=0.5, gamma=0.9, n_envs=2, **SMALL)
+    assert isinstance(callback, TopologyCallback)
+    assert isinstance(callback.method, SET)
+    assert (model.gamma, model.n_envs) == (0.9, 2)
+    assert not isinstance(model.replay_buffer, RedrawnReplayBuffer)  # type: ignore[attr-defined]
+    first = model.policy.actor.latent_pi[0]  # type: ignore[union-attr, index]
+    assert first.values.numel() == round(0.5 * 15 * 16)
+    assert model.seed is not None
+
+
+def test_times_that_are_fractions_are_those_of_the_run_that_is_given() -> None:
+    _, (callback,) = make_agent("rigl-sac", ENV, n_timesteps=10_000, **SMALL)
+    assert isinstance(callback, TopologyCallback)
+    assert isinstance(callback.method, RigL)
+    assert callback.method.stop == round(0.8 * (10_000 - 30))
+
+
+def test_any_learner_and_a_variant() -> None:
+    model, (callback,) = make_agent("set-ppo", "CartPole-v1-noise50", n_steps=32, batch_size=32, n_envs=1)
+    assert isinstance(model, PPO)
+    model.learn(64, callback)
+    assert make_agent("anf-sac", ENV, variant="paper", **SMALL).model.batch_size == 100  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"algo": "anf-sacc"}, "Did you mean 'anf-sac'"),
+        ({"env": "Pendulumm-v1-noise80"}, "Did you mean 'Pendulum"),
+        ({"learning_rat": 1e-3}, "Did you mean 'learning_rate'"),
+        ({"gamma": 2.0}, "gamma"),
+        ({"seed": -5}, "seed"),
+        ({"algo": "sac", "sparsity": 0.5}, "sparsity"),
+        ({"env": "CartPole-v1-noise80"}, "Discrete"),
+        ({"algo": "anf-sac", "sparsity": 0.0}, "so there is nothing for anf-sac to do"),
+    ],
+)
+def test_what_does_not_fit_is_said(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        make_agent(**{"algo": "anf-sac", "env": ENV, **SMALL, **arguments})
+
+
+def test_random_seeds_differ() -> None:
+    drawn = {make_agent("sac", ENV, **SMALL).model.seed for _ in range(2)}
+    assert len(drawn) == 2
+    assert all(isinstance(seed, int) and np.iinfo(np.int32).max >= seed >= 0 for seed in drawn)
+
+
+def test_what_rooms_offer_can_be_listed() -> None:
+    assert set(sparse_rl.agents.__all__) <= set(dir(sparse_rl.agents))
+    assert set(sparse_rl.training.__all__) <= set(dir(sparse_rl.training))
