@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from torch import nn
 
 from sparse_rl.checkpoints.trees import pack, unpack
 from sparse_rl.commands.main import main
 from sparse_rl.plots.animation import _Screen, read_film
 from sparse_rl.storage import load_tensors, save_tensors
 from sparse_rl.training.film import MOST_FRAMES, FilmCallback, Frame, _as_tables
+from sparse_rl.training.measurement import measure
+from sparse_rl.training.pictures import connectivity_picture
 from sparse_rl.training.run_folder import RunFolder
 
 REAL = np.array([True, False, False, False])
+GROUPS = ("real", "noise")
 
 
 def frame(look: int, value: int) -> Frame:
@@ -144,6 +148,19 @@ def test_each_frame_shows_its_moment(tmp_path: Path) -> None:
         assert mean.get_ydata() == [value, value]
         assert screen.figure.get_suptitle() == f"anf-sac on X-noise50: step {step}"
         assert len(screen._lines["actor", "noise"].get_xdata()) == place + 1
+
+
+def test_more_networks_than_line_styles_are_all_drawn(tmp_path: Path) -> None:
+    names = ["actor", "qf0", "qf1", "qf2", "qf3", "qf4"]
+    counts = {name: np.array([[2, 1], [1, 2]], np.uint16) for name in names}
+    real = np.array([[True, False]] * 2)
+    np.savez(run_folder(tmp_path / "run") / "connectivity.npz", steps=np.array([0, 100]), real=real, **counts)
+    assert set(_Screen(read_film(tmp_path / "run"))._lines) == {(name, kind) for name in names for kind in GROUPS}
+    layer = nn.Linear(2, 2)
+    measurements = [measure(step, name, layer, real[0]) for step in (0, 100) for name in names]
+    figure = connectivity_picture(measurements, {"actor": counts["actor"][0]}, real[0], "six")
+    drawn = {line.get_label() for line in figure.axes[0].get_lines()}
+    assert drawn == {f"{name}: {kind}" for name in names for kind in GROUPS}
 
 
 def test_the_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

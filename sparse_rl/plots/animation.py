@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ class _Screen:
 
     def _over_time(self, axes: Axes) -> Iterator[tuple[tuple[str, str], Line2D]]:
         top = 0.0
-        for (network, groups), style in zip(self.film.means.items(), LINES, strict=False):
+        for (network, groups), style in zip(self.film.means.items(), cycle(LINES), strict=False):
             for name in ("real", "noise"):
                 if not np.isnan(groups[name]).all():
                     (line,) = axes.plot([], [], style, color=_GROUPS[name][0], label=f"{network}: {name}")

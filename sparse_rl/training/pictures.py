@@ -5,6 +5,7 @@ They are drawn on bare figures: ``pyplot`` would keep global state and look for 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,7 @@ def connectivity_picture(
     figure.suptitle(title, parse_math=False)
     left, right = figure.subplots(1, 2)
     networks = list(dict.fromkeys(m.network for m in measurements))
-    for network, line in zip(networks, LINES, strict=False):
+    for network, line in zip(networks, cycle(LINES), strict=False):
         rows = [m for m in measurements if m.network == network]
         steps = [m.step for m in rows]
         for group, color in (("real", REAL), ("noise", NOISE)):

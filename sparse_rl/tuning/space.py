@@ -37,6 +37,8 @@ _COMMON = {
     "n_envs": "--n-envs",
     "policy": "-params policy:...",
 }
+# By how much of a step a value may miss one of those that are drawn: Optuna's own bound.
+_ROUNDING = 1e-8
 _RANGE_KEYS = ("low", "high", "log", "step")
 
 
@@ -85,7 +87,10 @@ class Range:
         :return: whether it could
         """
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and self.step is None and self.low <= value <= self.high
+        if not is_number or not self.low <= value <= self.high or (self.whole and value != int(value)):
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return abs(steps - round(steps)) < _ROUNDING
 
 
 @dataclass(frozen=True)
