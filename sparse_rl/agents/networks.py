@@ -1,4 +1,4 @@
-"""What the learners share: which policies they can run in feature-major layout, and what they do to parameters."""
+"""What the learners share: which networks run in feature-major layout, and whether they are still what they were."""
 
 from collections.abc import Sequence, Sized
 

@@ -9,7 +9,7 @@ from sparse_rl.topology.distributions import (
     input_layer,
     uniform,
 )
-from sparse_rl.topology.evidence import Evidence, Tests, benjamini_hochberg, fewest_transitions, run_tests, screen
+from sparse_rl.topology.evidence import Evidence, PValues, benjamini_hochberg, fewest_transitions, run_tests, screen
 from sparse_rl.topology.gradients import WeightGradient, grow_by_gradient
 from sparse_rl.topology.methods import (
     SET,
@@ -33,11 +33,11 @@ __all__ = [
     "GradualPruning",
     "Method",
     "NeuroplasticExpansion",
+    "PValues",
     "Rewiring",
     "RigL",
     "SignedSET",
     "Static",
-    "Tests",
     "Topology",
     "UpdateSchedule",
     "WeightGradient",

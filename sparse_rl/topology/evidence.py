@@ -41,7 +41,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Tests:
+class PValues:
     """
     The p-values of each test, float64 of shape ``(features,)``.
 
@@ -77,7 +77,7 @@ def screen(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, leve
     return Evidence(benjamini_hochberg(p_values, level), p_values)
 
 
-def run_tests(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, level: float = 0.01) -> Tests:
+def run_tests(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, level: float = 0.01) -> PValues:
     """
     Make the three tests of :func:`screen`, which has the same arguments, one by one.
 
@@ -111,7 +111,7 @@ def run_tests(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, l
         surprise = _surprise(before[:, first].double(), after[:, first].double(), actions)
         predicts = tested(lambda block: _correlation([_standardized(before[:, block].double())], surprise))
         predicts[first] = 1  # what has been found cannot surprise itself
-    return Tests(responds, pays, predicts)
+    return PValues(responds, pays, predicts)
 
 
 def fewest_transitions(action_dimensions: int) -> int:
