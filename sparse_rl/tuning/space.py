@@ -89,7 +89,9 @@ class Range:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not self.low <= value <= self.high or (self.whole and value != int(value)):
             return False
-        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        if self.step is None:
+            return True
+        steps = float(value - self.low) / self.step
         return abs(steps - round(steps)) < _ROUNDING
 
 
