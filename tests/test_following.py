@@ -105,9 +105,19 @@ def change_the_batch_size(model: OffPolicyAlgorithm) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        *(move, swap_and_swap_back, freeze, freeze_and_unfreeze, load_other_parameters, assign_other_parameters),
-        *(replace_optimizer, add_weight_decay, switch_to_amsgrad, forget_moments, set_one_step_back),
-        *(add_a_gradient_hook, change_the_batch_size),
+        move,
+        swap_and_swap_back,
+        freeze,
+        freeze_and_unfreeze,
+        load_other_parameters,
+        assign_other_parameters,
+        replace_optimizer,
+        add_weight_decay,
+        switch_to_amsgrad,
+        forget_moments,
+        set_one_step_back,
+        add_a_gradient_hook,
+        change_the_batch_size,
     ],
 )
 @pytest.mark.parametrize("policy", ["dense", "sparse"])

@@ -109,8 +109,11 @@ def test_files_of_an_earlier_agent_go(pushed: StandIn, run: Path, capsys: pytest
     shutil.copytree(run / "best_model.agent", "alone")
     assert sparse_rl(["push", "alone", REPOSITORY]) == 0
     assert set(pushed.files[REPOSITORY]) == {
-        *("README.md", "config.json", "model.safetensors"),
-        *(".gitattributes", "notes.md"),
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        ".gitattributes",
+        "notes.md",
     }
     assert sum("/commit/main" in request for request in pushed.requests) == 2
     capsys.readouterr()

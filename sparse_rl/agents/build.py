@@ -38,9 +38,9 @@ from sparse_rl.topology import Method
 
 # Constructor arguments that a recipe does not set, or sets by another key.
 _NOT_IN_RECIPES = {
-    *("self", "policy", "env", "action_noise", "replay_buffer_class", "rollout_buffer_class", "tensorboard_log"),
-    *("verbose", "seed", "device", "_init_setup_model"),
-}
+    "self", "policy", "env", "action_noise", "replay_buffer_class", "rollout_buffer_class", "tensorboard_log",
+    "verbose", "seed", "device", "_init_setup_model",
+}  # fmt: skip
 
 
 def learner_defaults(learner: str) -> dict[str, Any]:

@@ -31,10 +31,10 @@ MOST_LAYERS = 64
 MOST_UNITS = 2**16
 # Constructor arguments that say where and how an agent learns, not what it is, or that are no plain values.
 _NOT_STORED = {
-    *("self", "policy", "env", "policy_kwargs", "verbose", "tensorboard_log", "seed", "device", "_init_setup_model"),
-    *("action_noise", "replay_buffer_class", "replay_buffer_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs"),
-    *("stats_window_size", "monitor_wrapper"),
-}
+    "self", "policy", "env", "policy_kwargs", "verbose", "tensorboard_log", "seed", "device", "_init_setup_model",
+    "action_noise", "replay_buffer_class", "replay_buffer_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs",
+    "stats_window_size", "monitor_wrapper",
+}  # fmt: skip
 
 _TO_ACT = {"buffer_size": 1, "optimize_memory_usage": False}
 

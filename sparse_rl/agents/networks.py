@@ -90,9 +90,9 @@ class Watch:
         self._n_places = sum(map(len, self._places))
         everywhere = nn.modules.module
         self._hooks: list[Sized] = [
-            *(everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks),
-            *(everywhere._global_backward_hooks, everywhere._global_backward_pre_hooks),
-        ]
+            everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks,
+            everywhere._global_backward_hooks, everywhere._global_backward_pre_hooks,
+        ]  # fmt: skip
         for m in modules:
             self._hooks += [m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks]
 

@@ -169,9 +169,9 @@ class CurvesPageCallback(BaseCallback):
 
 
 _EVALUATED = (
-    *("evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes"),
-    *("best_mean_reward", "last_mean_reward", "phase", "_next"),
-)
+    "evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes",
+    "best_mean_reward", "last_mean_reward", "phase", "_next",
+)  # fmt: skip
 
 
 class EvaluationCallback(EvalCallback):
