@@ -340,9 +340,10 @@ class Wide(Drift):
 @both
 def test_predictions_in_inference_mode_leave_no_trace(learner: str) -> None:
     model = make(OURS[learner])
+    other = make(OURS[learner])
     with th.inference_mode():
         model.predict(np.ones((2, 24), np.float32))
-    updated(model, 3)
+    assert_same(updated(model, 3), updated(other, 3))
     (-model.critic(th.ones(2, 24), th.ones(2, 3))[0].mean()).backward()
 
 

@@ -29,7 +29,7 @@ from sparse_rl.agents.replay.dynamic import (
     DynamicReplayBuffer,
 )
 from sparse_rl.agents.replay.memory import Footprint, nbytes
-from sparse_rl.inputs import InputError
+from sparse_rl.inputs import InputError, first_line
 from sparse_rl.names import find, is_own, unknown
 from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import sparse_policy
@@ -271,8 +271,7 @@ def _explained() -> Iterator[None]:
     except ValueError:  # says what is wrong in a sentence
         raise
     except Exception as error:  # Stable-Baselines3 and PyTorch find what no check here knows
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"The agent cannot be built from these hyperparameters: {reason}") from error
+        raise InputError(f"The agent cannot be built from these hyperparameters: {first_line(error)}") from error
 
 
 def _sparse_kwargs(learner: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparse_rl.commands.counts import whole
+from sparse_rl.commands.counts import positive
 from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mean", action="store_true", help="mean over runs instead of the interquartile mean")
     group.add_argument("--training", action="store_true", help="returns of training episodes instead of evaluations")
     group.add_argument(
-        "-w", "--window", type=whole, default=100, metavar="N",
+        "-w", "--window", type=positive, default=100, metavar="N",
         help="with --training: average the last N episodes (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -75,8 +75,6 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :return: the exit code
     :raises ValueError: for bad input
     """
-    if args.window < 1:
-        raise InputError("--window must be at least 1.")
     if args.connectivity:
         return _animate(args)
 

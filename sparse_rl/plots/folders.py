@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparse_rl.agents.recipe import flatten
 from sparse_rl.envs import EnvironmentIdError
 from sparse_rl.inputs import Choice, InputError, Number
 from sparse_rl.plots.files import EVALUATIONS, MONITORS
@@ -132,7 +133,7 @@ def _ours(folder: Path, config: Mapping[str, Any]) -> FoundRun:
     hyperparameters = config["hyperparameters"]
     n_envs = int(Number(1, _MOST_ENVS, whole=True)("n_envs in its config.yml", hyperparameters.get("n_envs", 1)))
     replay = Choice(("observed", "redrawn"))("replay in its config.yml", hyperparameters.get("replay", "observed"))
-    settings = dict(_flat({**hyperparameters, "env_kwargs": config.get("env_kwargs") or {}}))
+    settings = dict(flatten({**hyperparameters, "env_kwargs": config.get("env_kwargs") or {}}))
     if len(str(settings)) > _MOST_SETTINGS:
         raise InputError(f"the hyperparameters in its config.yml have more than {_MOST_SETTINGS:,} letters.")
     for key in _OF_LOOKING:
@@ -156,14 +157,6 @@ def _check_names(*names: str) -> None:
     for name in names:
         if not name.isprintable() or not 0 < len(name) <= _MOST_LETTERS or file_name(name) in (".", ".."):
             raise InputError(f"{name[:_MOST_LETTERS]!r} is no name of an algorithm or an environment.")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def settings_of(runs: Sequence[FoundRun]) -> list[str]:

@@ -13,6 +13,7 @@ import zipfile
 import torch
 from torch import Tensor
 
+from sparse_rl.inputs import first_line
 from sparse_rl.storage.archives import read_members
 from sparse_rl.storage.reading import StorageError
 
@@ -89,8 +90,7 @@ def _load(archive: bytes, device: str, where: str) -> dict[str, Tensor]:
     try:
         loaded = torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(f"{where} is damaged: {reason}") from error
+        raise StorageError(f"{where} is damaged: {first_line(error)}") from error
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and type(tensor) in (Tensor, torch.nn.Parameter) for name, tensor in loaded.items()
     ):

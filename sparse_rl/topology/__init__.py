@@ -1,4 +1,9 @@
-"""Which weights exist, and how that changes: no reinforcement learning, no layers, only indices."""
+"""
+Which weights exist, and how that changes: only indices, no layers and no agents.
+
+One module, :mod:`~sparse_rl.topology.evidence`, tests which inputs of transitions bear on a task: tensors in, p-values
+out, and nothing that knows an environment or an algorithm.
+"""
 
 from sparse_rl.topology.distributions import (
     DISTRIBUTIONS,

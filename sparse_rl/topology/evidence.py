@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: So many observed numbers are kept for tests, unless 1000 observations have more: 128 MB in 32 bits.
+MOST_NUMBERS = 2**25
 _SHIFTS = 20  # shifted series that an autocorrelated one is compared with
 _BLOCK = 1024  # features that are tested at a time, in 64-bit numbers
 

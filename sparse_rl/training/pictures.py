@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from sparse_rl.colors import BLUE, GREY, ORANGE
+
 if TYPE_CHECKING:  # it would bring PyTorch
     from sparse_rl.training.measurement import Measurement
 
-REAL = "#0072b2"
-NOISE = "#b3b3b3"
-ACTION = "#e69f00"
+REAL, NOISE, ACTION = BLUE, GREY, ORANGE
 LINES = ("-", "--", ":", "-.")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import method_settings
-from sparse_rl.agents.recipe import learner_of, parse_yaml
+from sparse_rl.agents.recipe import flatten, learner_of, parse_yaml
 from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import unknown
 from sparse_rl.training.plan import Plan
@@ -198,7 +198,9 @@ def read_space(file: Path, plan: Plan, fixed: Iterable[str] = ()) -> Space:
             f"not {describe(document)}."
         )
     try:
-        space = {name: _entry(name, each, _lookup(plan.hyperparameters, name)) for name, each in _flat(document)}
+        space = {
+            name: _entry(name, each, _lookup(plan.hyperparameters, name)) for name, each in flatten(document, _is_entry)
+        }
         for name in space:
             if name in _COMMON:
                 raise InputError(
@@ -245,13 +247,9 @@ def as_it_is(space: Space, plan: Plan) -> dict[str, Value] | None:
     return {name: _storable(value) for name, value in point.items()}
 
 
-def _flat(document: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in document.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value and not any(each in value for each in _RANGE_KEYS[:2]):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value
+def _is_entry(value: Any) -> bool:
+    """Tell whether it stands for values of one key: a range, a list, or what is neither, and an error."""
+    return not isinstance(value, dict) or not value or any(each in value for each in _RANGE_KEYS[:2])
 
 
 def _entry(name: str, given: Any, now: Any) -> Range | Choices:
