@@ -13,7 +13,7 @@ from sparse_rl.checkpoints.trees import pack, unpack
 from sparse_rl.commands.main import main
 from sparse_rl.plots.animation import _Screen, read_film
 from sparse_rl.storage import load_tensors, save_tensors
-from sparse_rl.training.film import MOST_FRAMES, FilmCallback, Frame, _as_tables
+from sparse_rl.training.film import MOST_FRAMES, FilmCallback, Frame
 from sparse_rl.training.measurement import measure
 from sparse_rl.training.pictures import connectivity_picture
 from sparse_rl.training.run_folder import RunFolder
@@ -79,16 +79,6 @@ def test_a_film_of_any_length_can_be_animated(folder: RunFolder) -> None:
         read = read_film(folder.path)
         assert 2 <= len(read.steps) <= MOST_FRAMES
         assert (read.steps[-1], read.connections["actor"][-1, 0]) == (10 * n_looks, 2 * n_looks + 1)
-
-
-def test_a_full_film_of_an_earlier_version_can_be_animated(folder: RunFolder) -> None:
-    write_config(folder.path)
-    film = camera(folder)
-    tables = _as_tables([frame(look, look) for look in range(MOST_FRAMES)])
-    film.restore({**film.keep(), "frames": tables, "looks": MOST_FRAMES})
-    film.value = MOST_FRAMES
-    film.save()
-    assert len(read_film(folder.path).steps) <= MOST_FRAMES
 
 
 def test_a_film_goes_on_from_a_checkpoint(folder: RunFolder, tmp_path: Path) -> None:
@@ -177,7 +167,7 @@ def test_the_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert duration == 100 + 100 + 2000
 
 
-def test_older_runs_have_means_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_may_have_means_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = "step,network,real,noise,action,real_abs,noise_abs,action_abs\n"
     rows = "".join(f"{step},{name},{step},1.5,,1,1,\n" for step in range(400) for name in ("actor", "qf0"))
     (run_folder(tmp_path / "run") / "connectivity.csv").write_text(header + rows)

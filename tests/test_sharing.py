@@ -75,7 +75,7 @@ def test_there_and_back(pushed: StandIn, run: Path, capsys: pytest.CaptureFixtur
 
 def test_only_safe_files_are_uploaded(pushed: StandIn) -> None:
     names = set(pushed.files[REPOSITORY]) - {".gitattributes"}
-    assert names == {*MOST_BYTES} - {"phases.yml", "card.yml"}
+    assert names == {*MOST_BYTES} - {"card.yml"}
     assert pushed.by_lfs == {"model.safetensors"}
 
 
@@ -224,7 +224,6 @@ def test_other_files_are_left_where_they_are(pushed: StandIn) -> None:
         pushed.files[REPOSITORY][name] = b"code"
     assert sparse_rl(["pull", REPOSITORY, "-o", "mine"]) == 0
     assert {path.name for path in Path("mine").iterdir()} == {*MOST_BYTES, f"{ENV}.agent"} - {
-        "phases.yml",
         "card.yml",
         "model.safetensors",
         "config.json",

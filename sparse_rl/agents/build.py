@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from sparse_rl import topology
 from sparse_rl.agents.checks import METHODS, MOMENTS, RUN_KEYS, SPARSE_KEYS
 from sparse_rl.agents.classes import POLICY_CLASSES, parameters_of, settings_of
-from sparse_rl.agents.description import Description
 from sparse_rl.agents.learner import FastLearner
 from sparse_rl.agents.learners import dense_policy, learner_class
 from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
@@ -174,21 +173,6 @@ def make_model(
                 "effect: choose an 'optimizer_class' below policy_kwargs too, for example Adam."
             )
     return model
-
-
-def describe_networks(learner: str, hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> Description:
-    """
-    Describe the networks that :func:`make_model` would build, for instance to check their size before.
-
-    :param learner: its name
-    :param hyperparameters: a complete recipe, checked already
-    :param vec_env: the environment
-    :return: the description, without the algorithm's arguments
-    :raises ValueError: if some hyperparameters do not fit together
-    """
-    policy, settings = _policy_of(learner, hyperparameters)
-    plain = {key: value.__name__ if key in POLICY_CLASSES else value for key, value in settings.items()}
-    return Description(learner_class(learner), policy, vec_env.observation_space, vec_env.action_space, plain)
 
 
 def choose_replay(

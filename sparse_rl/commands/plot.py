@@ -138,19 +138,18 @@ def _export(runs: "list[FoundRun]", folder: Path) -> int:
 def _animate(args: argparse.Namespace) -> int:
     from sparse_rl.plots.animation import animate, check_ending, read_film
     from sparse_rl.plots.folders import find_runs
+    from sparse_rl.training.run_folder import CONNECTIONS, MEANS, SETTINGS
 
     if len(args.runs) != 1:
         raise InputError(f"--connectivity animates one run, not {len(args.runs)}: give its folder.")
     out = args.out or Path("connectivity.gif")
     check_ending(out)
-    if not (args.runs[0] / "config.yml").exists():
+    if not (args.runs[0] / SETTINGS).exists():
         runs = [str(run.path) for run in find_runs(args.runs)[0] if run.is_ours]
         raise InputError(f"{str(args.runs[0])!r} is not a run's folder. Runs below it: {', '.join(runs) or 'none'}.")
     film = read_film(args.runs[0])
     if not film.connections:
-        _say(
-            ["this run has kept only means, in connectivity.csv, not every feature: it is from before there was more."]
-        )
+        _say([f"this run has kept only means, in {MEANS}, not every feature, in {CONNECTIONS}."])
     animate(film, out)
     print(f"{len(film.steps)} frames: {out}")
     return 0

@@ -13,7 +13,7 @@ from sparse_rl.inputs import Choice, InputError, Number
 from sparse_rl.plots.files import EVALUATIONS, MONITORS
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol
-from sparse_rl.training.run_folder import CHECKPOINTS, file_name
+from sparse_rl.training.run_folder import CHECKPOINTS, SETTINGS, file_name
 
 RL_ZOO = "rl-baselines3-zoo"  # "the zoo" is the one that comes with this package
 _RL_ZOO_NAME = re.compile(r"(?P<environment>.+)_(?P<number>\d+)")
@@ -107,7 +107,7 @@ def _below(folder: Path, seen: set[tuple[int, int]], notes: list[str]) -> Iterat
 
 def _identify(folder: Path) -> FoundRun:
     path = folder.absolute()
-    if (folder / "config.yml").exists():
+    if (folder / SETTINGS).exists():
         return _ours(folder, read_config(folder))
     name = _RL_ZOO_NAME.fullmatch(path.name)
     if name is None or not path.parent.name:

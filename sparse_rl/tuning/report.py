@@ -22,6 +22,7 @@ from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.colors import BLUE, GREY, VERMILION
 from sparse_rl.inputs import InputError
 from sparse_rl.storage import write_atomically
+from sparse_rl.training.run_folder import SUMMARY
 from sparse_rl.tuning.space import Choices, Range, Space, words_of
 from sparse_rl.tuning.study import RUN, WHY, best_of, ended
 
@@ -247,7 +248,7 @@ def _last(trial: FrozenTrial) -> tuple[int, Any]:
 
 def _seconds(run: Path) -> Any:
     try:
-        summary = read_yaml(run / "summary.yml")
+        summary = read_yaml(run / SUMMARY)
     except (InputError, OSError):
         return ""
     return summary.get("seconds", "") if isinstance(summary, dict) else ""
