@@ -16,6 +16,8 @@ from _experiment.runs import Run, finished_runs
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from sparse_rl.training.run_folder import MEANS
+
 ROOT = Path(__file__).parents[1]
 ENV = "HalfCheetah-noise98"
 COLORS = {"anf-sac": "#0072b2", "static-sac": "#009e73", "sac": "#d55e00"}
@@ -48,7 +50,7 @@ class AnfRun(Run):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.agent = Agent(self.config["algo"], self.config["hyperparameters"]["replay"])
-        with (folder / "connectivity.csv").open() as file:
+        with (folder / MEANS).open() as file:
             self.connectivity = list(csv.DictReader(file))
 
     def connections(self, network: str, group: str) -> float:

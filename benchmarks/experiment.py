@@ -17,6 +17,7 @@ from pathlib import Path
 
 from _report import cores
 
+from sparse_rl.commands.counts import positive
 from sparse_rl.commands.main import look_around
 
 EXIT_FAILED_RUNS = 1
@@ -34,8 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("grid", type=Path, help="the grid, a YAML file")
     run.add_argument("--out", type=Path, help="folder of the experiment (experiments/<name of the grid>)")
     run.add_argument("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
-    run.add_argument("--cores", type=_positive, default=len(cores()), help="for --launcher local (%(default)s)")
-    run.add_argument("--threads", type=_positive, default=1, help="of each run (%(default)s)")
+    run.add_argument("--cores", type=positive, default=len(cores()), help="for --launcher local (%(default)s)")
+    run.add_argument("--threads", type=positive, default=1, help="of each run (%(default)s)")
     run.add_argument("--dry-run", action="store_true", help="only list the runs, and which of them are done")
 
     plot = commands.add_parser("plot", help="draw curves and tables of an experiment", allow_abbrev=False)
@@ -43,16 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
     plot.add_argument(
         "--reach", type=float, nargs="+", default=[], help="returns: after how many seconds are they met?"
     )
-    plot.add_argument("--last", type=_positive, default=1, help="evaluations that make a run's score (%(default)s)")
+    plot.add_argument("--last", type=positive, default=1, help="evaluations that make a run's score (%(default)s)")
     plot.add_argument("--reference", help="an agent, as tables name it: all environments in one table, relative to it")
     plot.add_argument("--out", type=Path, help="folder of tables and pictures (the experiment's)")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,10 +16,10 @@ from sparse_rl.envs import make
 from sparse_rl.topology import screen
 
 ENVIRONMENTS = (
-    *("HalfCheetah-noise98", "HalfCheetah-noise90-real", "HalfCheetah-noise90-ar", "HalfCheetah-noise90-other"),
-    *("Hopper-noise95", "Walker2d-noise95", "Swimmer-noise95", "InvertedPendulum-noise90", "Reacher-noise90"),
-    *("Pusher-noise90", "Ant-noise90"),
-)
+    "HalfCheetah-noise98", "HalfCheetah-noise90-real", "HalfCheetah-noise90-ar", "HalfCheetah-noise90-other",
+    "Hopper-noise95", "Walker2d-noise95", "Swimmer-noise95", "InvertedPendulum-noise90", "Reacher-noise90",
+    "Pusher-noise90", "Ant-noise90",
+)  # fmt: skip
 
 
 def collect(environment: str, steps: int, seed: int) -> tuple[tuple[torch.Tensor, ...], np.ndarray]:

@@ -34,13 +34,13 @@ from sparse_rl.storage import save_tensors
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.measurement import networks
 from sparse_rl.training.plan import protocol
-from sparse_rl.training.run_folder import file_name
+from sparse_rl.training.run_folder import PICTURE, SUMMARY, file_name
 from sparse_rl.training.trained import Trained, open_trained
 
 EPISODES = 20
 SEED = 1_000_000  # far from the seeds of training, and from those of the evaluations by which an agent is chosen
 MOST_BYTES = 2_000_000
-PICTURE = (960, 64)  # width, colours
+SIZE = (960, 64)  # width, colours
 N_EXAMPLES = 16
 BEGIN, END = "<!-- made by benchmarks/zoo.py -->\n", "<!-- until here -->\n"
 COSTS = ("weights", "inference_flops", "training_flops")
@@ -48,7 +48,7 @@ COSTS = ("weights", "inference_flops", "training_flops")
 
 def publish(run: Run, out: Path, episodes: int, seed: int, again: bool) -> str:
     """Make the entry of a run; say what was done."""
-    config, summary = run.config, read_yaml(run.folder / "summary.yml")
+    config, summary = run.config, read_yaml(run.folder / SUMMARY)
     target = out / config["algo"] / config["env"]
     if file_name(config["env"]) != config["env"]:
         raise InputError(f"{config['env']} is of a package of its own, which others need not have.")
@@ -70,7 +70,7 @@ def publish(run: Run, out: Path, episodes: int, seed: int, again: bool) -> str:
         (entry / CARD).write_text(yaml.safe_dump(card, sort_keys=False, width=120), encoding="utf-8")
         (entry / "card.md").write_text(render(card), encoding="utf-8")
         (entry / "learning_curve.csv").write_text(_curve(run), encoding="utf-8")
-        _shrink(run.folder / "connectivity.png", entry / "connectivity.png")
+        _shrink(run.folder / PICTURE, entry / PICTURE)
         size = sum(file.stat().st_size for file in entry.iterdir())
         if size > MOST_BYTES:
             raise InputError(f"its files have {size:,} bytes, more than the {MOST_BYTES:,} that an agent may have.")
@@ -165,7 +165,7 @@ def _curve(run: Run) -> str:
 
 
 def _shrink(source: Path, target: Path) -> None:
-    width, colours = PICTURE
+    width, colours = SIZE
     with Image.open(source) as picture:
         size = (width, round(picture.height * width / picture.width))
         small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS).quantize(colours)
@@ -176,7 +176,7 @@ def runs_to_publish(root: Path) -> Iterator[Run]:
     """Find the first finished run of each algorithm in each environment: none is chosen by its return."""
     seen = set()
     for run in finished_runs(root):
-        summary = run.folder / "summary.yml"
+        summary = run.folder / SUMMARY
         name = (run.config["algo"], run.config["env"])
         if name not in seen and summary.exists() and read_yaml(summary).get("finished"):
             seen.add(name)

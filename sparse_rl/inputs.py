@@ -25,6 +25,17 @@ def describe(value: object) -> str:
     return "nothing" if value is None else repr(value)
 
 
+def first_line(error: BaseException) -> str:
+    """
+    Say in one line what another library found wrong.
+
+    :param error: what it raised
+    :return: the first line of its message; its kind if there is none
+    """
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Number:
     """

@@ -94,6 +94,15 @@ def require(module: str, package: str, extra: str) -> None:
     :raises ValueError: if it is not; the message says what to type
     """
     if find_spec(module) is None:
-        raise ValueError(
-            f"This needs {package}, which is not installed: pip install -c constraints.txt -e '.[{extra}]'"
-        )
+        raise ValueError(f"This needs {not_installed(package, extra)}")
+
+
+def not_installed(package: str, extra: str) -> str:
+    """
+    End the sentence that says that an optional package is missing.
+
+    :param package: its name, for people
+    :param extra: the extra of this project that installs it
+    :return: the package, and what to type
+    """
+    return f"{package}, which is not installed: pip install -c constraints.txt -e '.[{extra}]'"

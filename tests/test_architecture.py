@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,35 @@ ROOMS = {  # what each may import of the others; docs/architecture.md says why
     "commands": {"agents", "envs", "features", "plots", "sharing", "storage", "training", "tuning"},
     "training": {"agents", "checkpoints", "envs", "metrics", "nn", "sb3", "storage", "topology"},
 }
-STABLE_BASELINES3 = {"sb3", "agents", "checkpoints", "features", "training"}
+MODULES = {  # what serves all rooms, and what each of these may import of the package
+    "__init__": {"envs", "version"},
+    "__main__": {"commands"},
+    "caching": set(),
+    "colors": set(),
+    "inputs": {"names"},
+    "names": set(),
+    "version": set(),
+}
+THIRD_PARTY = {  # what each may import of other packages; topology, nn, kernels, storage and metrics know no agents
+    "storage": {"numpy", "safetensors", "torch"},
+    "checkpoints": {"numpy", "stable_baselines3", "torch"},
+    "topology": {"torch"},
+    "kernels": {"llvmlite", "numba", "numpy", "torch"},
+    "envs": {"gymnasium", "mujoco", "numba", "numpy"},
+    "nn": {"numpy", "torch"},
+    "metrics": {"numpy", "torch"},
+    "sb3": {"gymnasium", "numpy", "stable_baselines3", "torch"},
+    "agents": {"gymnasium", "numba", "numpy", "stable_baselines3", "torch", "yaml"},
+    "features": {"gymnasium", "matplotlib", "numpy", "stable_baselines3", "torch"},
+    "plots": {"PIL", "matplotlib", "numpy", "tensorboard"},
+    "sharing": {"huggingface_hub", "numpy", "yaml"},
+    "tuning": {"matplotlib", "numpy", "optuna", "yaml"},
+    "commands": {"numpy", "rich", "shtab", "torch"},
+    "training": {
+        "gymnasium", "imageio", "imageio_ffmpeg", "matplotlib", "numpy", "stable_baselines3", "torch", "tqdm", "yaml",
+    },
+    "caching": {"numba"},
+}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:
@@ -38,20 +67,23 @@ def imports(file: Path) -> set[str]:
 
 
 def test_every_room_is_known() -> None:
-    assert {path.parent.name for path in (ROOT / "sparse_rl").glob("*/__init__.py")} == set(ROOMS)
+    package = ROOT / "sparse_rl"
+    assert {path.parent.name for path in package.glob("*/__init__.py")} == set(ROOMS)
+    assert {path.stem for path in package.glob("*.py")} == set(MODULES)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_arrows_point_one_way(room: str) -> None:
-    for file in (ROOT / "sparse_rl" / room).rglob("*.py"):
+@pytest.mark.parametrize("place", [*ROOMS, *MODULES])
+def test_arrows_point_one_way(place: str) -> None:
+    folder = ROOT / "sparse_rl" / place
+    allowed = MODULES[place] if place in MODULES else {place, *ROOMS[place], *MODULES} - {"__init__", "__main__"}
+    for file in folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
         for name in imports(file):
             package, _, rest = name.partition(".")
-            if package == "sparse_rl" and rest.split(".")[0] in ROOMS:
-                assert rest.split(".")[0] in ROOMS[room] | {room}, f"{file.name} imports {name}"
-            if package == "stable_baselines3":
-                assert room in STABLE_BASELINES3, f"{file.name} imports {name}"
-            if room == "envs":
-                assert package not in {"torch", "tensorboard"}, f"{file.name} imports {name}"
+            if package == "sparse_rl":
+                inner = rest.split(".")[0]
+                assert inner in allowed or inner not in {*ROOMS, *MODULES}, f"{file.name} imports {name}"
+            elif package not in sys.stdlib_module_names:
+                assert package in THIRD_PARTY.get(place, set()), f"{file.name} imports {name}"
 
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -66,3 +66,20 @@ def test_where_an_error_comes_from(capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setenv("SPARSE_RL_DEBUG", "1")
     assert main(["trian"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate x -n 0", "-n/--episodes: '0' is not a positive whole number"),
+        ("evaluate x --seed -1", "--seed: '-1' is not a whole number of at least 0"),
+        ("push x me/it -n -1", "-n/--episodes: '-1' is not a whole number of at least 0"),
+        ("push x me/it --seed -1", "--seed: '-1' is not a whole number of at least 0"),
+        ("plot -w 0", "-w/--window: '0' is not a positive whole number"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err

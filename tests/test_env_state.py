@@ -16,10 +16,10 @@ MUJOCO = ("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "Invert
 MUJOCO += ("Pusher", "Reacher", "Swimmer", "Walker2d")
 IDS = [
     *(f"{name}-v5" for name in MUJOCO),
-    *("Ant-v4", "Humanoid-v4", "Pendulum-v1", "MountainCarContinuous-v0", "CartPole-v1", "Acrobot-v1"),
-    *("HalfCheetah-noise98", "Hopper-noise80-other", "HalfCheetah-noise90-ar", "Walker2d-noise90-real"),
+    "Ant-v4", "Humanoid-v4", "Pendulum-v1", "MountainCarContinuous-v0", "CartPole-v1", "Acrobot-v1",
+    "HalfCheetah-noise98", "Hopper-noise80-other", "HalfCheetah-noise90-ar", "Walker2d-noise90-real",
     "Reacher-noise80-permute60",
-]
+]  # fmt: skip
 
 
 def actions(env: gym.Env[Any, Any], count: int, seed: int) -> list[Any]:

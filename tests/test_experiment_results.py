@@ -1,6 +1,5 @@
 """What an experiment says: which runs count, what their curves, intervals and tables are, and what is refused."""
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from _experiment.curves import panels, reach, scores
-from _experiment.results import COLUMNS, FILE, Row, read_results, replacing, write_results
+from _experiment.results import COLUMNS, FILE, Row, read_results, write_results
 from _experiment.runs import Run, cut_off_runs, finished_runs
 from experiment import main
 from hypothesis import given
@@ -143,15 +142,6 @@ def test_the_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_results(tmp_path, rows)
     assert read_results(tmp_path) == rows
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
-
-
-def test_a_file_is_replaced_only_once_it_is_complete(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("old")
-    with suppress(OSError), replacing(file) as partial:
-        partial.write_text("half")
-        raise OSError("disk full")
-    assert file.read_text() == "old"
 
 
 def test_noise_free_runs_are_the_ceiling_of_their_environment() -> None:

@@ -68,7 +68,8 @@ def test_names_move_with_their_features() -> None:
     assert called != feature_names(make("CartPole-v1-noise50"))
     for name, value, real in zip(called, observation, env.get_wrapper_attr("real_features"), strict=True):
         assert real == (name in truth)
-        assert not real or value == truth[name]
+        if real:
+            assert value == truth[name]
 
 
 def test_copies_are_called_after_what_they_copy() -> None:

@@ -47,10 +47,10 @@ def test_a_run_gets_a_table_a_csv_file_and_a_picture(run: Path, capsys: pytest.C
     rows = read(run)
     assert [int(row["feature"]) for row in rows] == list(range(40))
     assert list(rows[0]) == [
-        *("feature", "name", "real", "keep", "connections", "strength", "action_change", "return_drop", "return_p"),
-        *("response_p", "reward_p", "prediction_p", "intervention_p"),
-        *("rank_connections", "rank_ablation", "rank_intervention"),
-    ]
+        "feature", "name", "real", "keep", "connections", "strength", "action_change", "return_drop", "return_p",
+        "response_p", "reward_p", "prediction_p", "intervention_p",
+        "rank_connections", "rank_ablation", "rank_intervention",
+    ]  # fmt: skip
     real = {row["name"]: int(row["feature"]) for row in rows if row["real"] == "1"}
     assert set(real) == {"qpos slider", "qpos hinge", "qvel slider", "qvel hinge"}
     assert list(real.values()) != [0, 1, 2, 3]  # the features have changed places, and the agent was saved after that

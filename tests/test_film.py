@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from torch import nn
 
 from sparse_rl.checkpoints.trees import pack, unpack
 from sparse_rl.commands.main import main
 from sparse_rl.plots.animation import _Screen, read_film
 from sparse_rl.storage import load_tensors, save_tensors
-from sparse_rl.training.film import MOST_FRAMES, FilmCallback, Frame, _as_tables
+from sparse_rl.training.film import MOST_FRAMES, FilmCallback, Frame
+from sparse_rl.training.measurement import measure
+from sparse_rl.training.pictures import connectivity_picture
 from sparse_rl.training.run_folder import RunFolder
 
 REAL = np.array([True, False, False, False])
+GROUPS = ("real", "noise")
 
 
 def frame(look: int, value: int) -> Frame:
@@ -77,16 +81,6 @@ def test_a_film_of_any_length_can_be_animated(folder: RunFolder) -> None:
         assert (read.steps[-1], read.connections["actor"][-1, 0]) == (10 * n_looks, 2 * n_looks + 1)
 
 
-def test_a_full_film_of_an_earlier_version_can_be_animated(folder: RunFolder) -> None:
-    write_config(folder.path)
-    film = camera(folder)
-    tables = _as_tables([frame(look, look) for look in range(MOST_FRAMES)])
-    film.restore({**film.keep(), "frames": tables, "looks": MOST_FRAMES})
-    film.value = MOST_FRAMES
-    film.save()
-    assert len(read_film(folder.path).steps) <= MOST_FRAMES
-
-
 def test_a_film_goes_on_from_a_checkpoint(folder: RunFolder, tmp_path: Path) -> None:
     """Through a file, as checkpoints are."""
     whole, first, second = camera(folder), camera(folder), camera(folder)
@@ -146,6 +140,19 @@ def test_each_frame_shows_its_moment(tmp_path: Path) -> None:
         assert len(screen._lines["actor", "noise"].get_xdata()) == place + 1
 
 
+def test_more_networks_than_line_styles_are_all_drawn(tmp_path: Path) -> None:
+    names = ["actor", "qf0", "qf1", "qf2", "qf3", "qf4"]
+    counts = {name: np.array([[2, 1], [1, 2]], np.uint16) for name in names}
+    real = np.array([[True, False]] * 2)
+    np.savez(run_folder(tmp_path / "run") / "connectivity.npz", steps=np.array([0, 100]), real=real, **counts)
+    assert set(_Screen(read_film(tmp_path / "run"))._lines) == {(name, kind) for name in names for kind in GROUPS}
+    layer = nn.Linear(2, 2)
+    measurements = [measure(step, name, layer, real[0]) for step in (0, 100) for name in names]
+    figure = connectivity_picture(measurements, {"actor": counts["actor"][0]}, real[0], "six")
+    drawn = {line.get_label() for line in figure.axes[0].get_lines()}
+    assert drawn == {f"{name}: {kind}" for name in names for kind in GROUPS}
+
+
 def test_the_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = film_of_three(tmp_path / "run"), tmp_path / "new" / "film.gif"
     assert main(["plot", str(folder), "--connectivity", "-o", str(out)]) == 0
@@ -160,7 +167,7 @@ def test_the_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert duration == 100 + 100 + 2000
 
 
-def test_older_runs_have_means_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_may_have_means_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = "step,network,real,noise,action,real_abs,noise_abs,action_abs\n"
     rows = "".join(f"{step},{name},{step},1.5,,1,1,\n" for step in range(400) for name in ("actor", "qf0"))
     (run_folder(tmp_path / "run") / "connectivity.csv").write_text(header + rows)

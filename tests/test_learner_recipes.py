@@ -57,7 +57,7 @@ def test_every_method_has_a_class_and_a_recipe() -> None:
 
 
 def test_agents_of_every_learner_can_be_described_and_those_of_zip_files_are_among_them() -> None:
-    known = classes.algorithms()
+    known = classes.known_classes()
     assert {known[name] for name, _ in LEARNERS.values()} == {learner_class(name) for name in learners()}
     assert set(foreign._MARKS) <= set(known)
 

@@ -370,7 +370,6 @@ def test_a_good_run_among_garbage(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["-o", "x"], "it must end in .png, .svg, .pdf"),
         (["-a", "anf-sak"], "Unknown algorithm among these runs 'anf-sak'. Did you mean 'anf-sac'"),
         (["-e", "Hoper-noise90"], "Did you mean 'Hopper-noise90'"),
-        (["-w", "0"], "--window must be at least 1"),
         (["-x", "flops"], "No run has anything to draw"),
         (["--connectivity", "-o", "x.png"], "it must end in .gif"),
     ],

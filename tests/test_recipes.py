@@ -8,13 +8,22 @@ import gymnasium
 import pytest
 import yaml
 
+from sparse_rl import features, topology
 from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_method, make_model
-from sparse_rl.agents.checks import check_recipe
+from sparse_rl.agents.checks import OPTIMIZERS, RUN_KEYS, check_recipe, method_settings
 from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments, parse_yaml
+from sparse_rl.commands import features as features_command
 from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.envs import EnvironmentId
-from sparse_rl.inputs import InputError, Number
+from sparse_rl.envs.distributions import DISTRIBUTIONS
+from sparse_rl.envs.ids import NOISE_KINDS
+from sparse_rl.inputs import Choice, InputError, Number
+from sparse_rl.kernels import KERNELS
 from sparse_rl.nn import SMETAdam, sparse_layers
+from sparse_rl.nn.smet_adam import WARM_UPS
+from sparse_rl.nn.sparsify import INITIALISATIONS
+from sparse_rl.sb3.policies import LAYERS
+from sparse_rl.topology.schedules import DECAYS
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env
 
@@ -31,6 +40,23 @@ def settle(*words: str) -> Plan:
 
 def test_algorithms() -> None:
     assert [name for name in algorithms() if learner_of(name) in ("sac", "td3")] == ALGORITHMS
+
+
+def test_words_that_are_written_out_once_more_are_those_of_their_originals() -> None:
+    """Recipes are checked, and help is printed, without PyTorch."""
+
+    def words(check: Any) -> set[str]:
+        assert isinstance(check, Choice)
+        return set(check.words)
+
+    assert words(RUN_KEYS["distribution"]) == set(topology.DISTRIBUTIONS)
+    assert words(RUN_KEYS["layers"]) == set(LAYERS)
+    assert words(RUN_KEYS["initialisation"]) == set(INITIALISATIONS)
+    assert words(RUN_KEYS["kernel"]) == {"auto", *KERNELS}
+    assert words(method_settings("rigl")["decay"]) == set(DECAYS)
+    assert words(OPTIMIZERS["smet-adam"]["warmup"]) == set(WARM_UPS)
+    assert features_command.METHODS == features.METHODS
+    assert (*DISTRIBUTIONS, "other") == NOISE_KINDS
 
 
 def test_flags_of_a_method_go_with_its_name() -> None:

@@ -191,10 +191,9 @@ def test_recipes_have_the_published_settings(learner: str, environment: str, act
     capacity = recipe["dynamic_capacity"]
     assert recipe["sparsity"] == {"actor": actor, "critic": critic}
     assert (recipe["distribution"], recipe["layers"]) == ("erdos_renyi", "all")
-    assert (recipe["method"]["name"], recipe["method"]["drop_fraction"], recipe["method"]["decay"]) == (
-        *("rigl", 0.5, "cosine"),
-    )
-    assert recipe["method"]["update_interval"] == 10_000
+    method = recipe["method"]
+    assert (method["name"], method["drop_fraction"], method["decay"]) == ("rigl", 0.5, "cosine")
+    assert method["update_interval"] == 10_000
     assert (recipe["n_timesteps"], recipe["n_steps"], recipe["n_steps_delay"]) == (3_000_000, 3, 300_000)
     assert (capacity["threshold"], capacity["interval"]) == (0.2, 10_000)
     assert capacity["minimum"] == (200_000 if learner == "sac" else 100_000)

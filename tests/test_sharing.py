@@ -75,7 +75,7 @@ def test_there_and_back(pushed: StandIn, run: Path, capsys: pytest.CaptureFixtur
 
 def test_only_safe_files_are_uploaded(pushed: StandIn) -> None:
     names = set(pushed.files[REPOSITORY]) - {".gitattributes"}
-    assert names == {*MOST_BYTES} - {"phases.yml", "card.yml"}
+    assert names == {*MOST_BYTES} - {"card.yml"}
     assert pushed.by_lfs == {"model.safetensors"}
 
 
@@ -109,8 +109,11 @@ def test_files_of_an_earlier_agent_go(pushed: StandIn, run: Path, capsys: pytest
     shutil.copytree(run / "best_model.agent", "alone")
     assert sparse_rl(["push", "alone", REPOSITORY]) == 0
     assert set(pushed.files[REPOSITORY]) == {
-        *("README.md", "config.json", "model.safetensors"),
-        *(".gitattributes", "notes.md"),
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        ".gitattributes",
+        "notes.md",
     }
     assert sum("/commit/main" in request for request in pushed.requests) == 2
     capsys.readouterr()
@@ -221,7 +224,6 @@ def test_other_files_are_left_where_they_are(pushed: StandIn) -> None:
         pushed.files[REPOSITORY][name] = b"code"
     assert sparse_rl(["pull", REPOSITORY, "-o", "mine"]) == 0
     assert {path.name for path in Path("mine").iterdir()} == {*MOST_BYTES, f"{ENV}.agent"} - {
-        "phases.yml",
         "card.yml",
         "model.safetensors",
         "config.json",

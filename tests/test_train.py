@@ -19,7 +19,6 @@ from train_cases import ENV, ROOT, WORDS, Run, train
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.saved import load_agent
 from sparse_rl.commands.main import main as sparse_rl
-from sparse_rl.training.evaluation import evaluate
 
 FILES = [
     "0.monitor.csv",
@@ -277,32 +276,6 @@ def test_the_agent_loads(run: Run, name: str) -> None:
     assert again.num_timesteps == model.num_timesteps
 
 
-def test_a_run_from_before_there_were_safetensors_can_be_evaluated(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    for name in (ENV, "best_model", "rl_model_300_steps"):
-        (folder / f"{name}.agent").rmdir()
-    assert evaluate(folder, 2, best=True).tolist() == evaluate(run.folder, 2, best=True).tolist()
-
-
-def test_a_run_whose_agents_have_their_former_names_can_be_evaluated(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("*.zip"))
-    (folder / "best_model.agent").rename(folder / "best_model")
-    assert evaluate(folder, 2, best=True).tolist() == evaluate(run.folder, 2, best=True).tolist()
-
-
-def test_a_run_of_a_stranger_may_not_ask_for_more_than_an_agent_may(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    shutil.copy(run.folder / f"{ENV}.zip", folder)
-    config = yaml.safe_load((run.folder / "config.yml").read_text())
-    config["hyperparameters"]["policy_kwargs"] = {"net_arch": [65_536, 65_536]}
-    (folder / "config.yml").write_text(yaml.safe_dump(config))
-    with pytest.raises(ValueError, match=r"that '.*config\.yml' describes would have more than 134,217,728 weights"):
-        evaluate(folder, 1)
-
-
 def test_the_agent_can_be_evaluated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert sparse_rl(["evaluate", str(run.folder), "--episodes", "3", "--best"]) == 0
     first = capsys.readouterr().out
@@ -318,11 +291,8 @@ def test_the_agent_can_be_evaluated(run: Run, capsys: pytest.CaptureFixture[str]
     [
         (None, "There is no run in"),
         ("- 1", "does not describe a run"),
-        ("{algo: x, env: Hopper-v5, hyperparameters: {}}", "Unknown algorithm 'x'"),
-        ("{algo: sac, env: Hopperr-v5, hyperparameters: {}}", "Did you mean 'Hopper"),
-        ("{algo: sac, env: Hopper-v5, hyperparameters: {gama: 1}}", "Did you mean 'gamma'"),
         ("{algo: sac, env: Hopper-v5, hyperparameters: 3}", "does not describe a run"),
-        ("{algo: sac, env: Hopper-v5, hyperparameters: {}}", "Hopper-v5.zip"),
+        ("{algo: sac, env: Hopper-v5, hyperparameters: {}}", "Hopper-v5.agent', or none yet"),
         ("!!python/name:os.system", "There is an error in"),
     ],
 )
@@ -367,20 +337,20 @@ def test_a_phase_makes_no_sense_without_a_permutation(run: Run, capsys: pytest.C
     assert "not permuted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [f"{ENV}.zip", f"{ENV}.agent/model.safetensors", f"{ENV}.agent/config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("damage", [b"", b"nothing of the kind", None])
 def test_a_damaged_agent_is_refused(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: bytes | None
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
-    if name.endswith(".zip"):  # which is what counts where there is nothing else
-        shutil.rmtree(folder / f"{ENV}.agent")
+    file = folder / f"{ENV}.agent" / name
     if damage is None:
-        (folder / name).unlink()
+        file.unlink()
     else:
-        (folder / name).write_bytes(damage)
+        file.write_bytes(damage)
     assert sparse_rl(["evaluate", str(folder)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert all(part in error for part in name.split("/"))
+    assert f"{ENV}.agent" in error
+    assert name in error

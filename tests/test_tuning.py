@@ -260,6 +260,27 @@ def test_spaces_are_read(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("entry", "held", "others"),
+    [
+        (Range(0.0, 1.0, step=0.1), [0, 0.3, 0.7, 1.0], [0.25, 1.1, -0.1, True, "0.3", None, float("nan")]),
+        (Range(1e-4, 1e-2, log=True), [1e-4, 3e-4, 1e-2], [0.0, 1.0]),
+        (Range(10, 100, step=25, whole=True), [10, 35, 85, 85.0], [25, 100, 35.5]),
+        (Range(1, 100, log=True, whole=True), [1, 50, 100], [0, 1.5]),
+    ],
+)
+def test_a_range_holds_what_could_be_drawn(entry: Range, held: list[Any], others: list[Any]) -> None:
+    assert [entry.holds(value) for value in held] == [True] * len(held)
+    assert [entry.holds(value) for value in others] == [False] * len(others)
+
+
+def test_a_recipe_in_a_range_with_steps_is_the_first_trial(tmp_path: Path) -> None:
+    plan = plan_of("--algo anf-sac --env InvertedPendulum-noise90 -params sparsity:0.75")
+    file = tmp_path / "space.yml"
+    file.write_text("sparsity: {low: 0.5, high: 1, step: 0.05}")
+    assert as_it_is(read_space(file, plan), plan) == {"sparsity": 0.75}
+
+
 RANGES: Space = {"x": Range(0.0, 1.0), "n": Range(1, 100, log=True, whole=True), "c": Choices(("a", None))}
 
 

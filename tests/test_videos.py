@@ -177,6 +177,11 @@ def test_a_display_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("words", [["-n", "0"], ["--steps", "0"], ["--seed", "-1"]])
 def test_numbers_that_make_no_sense(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    least = "positive whole number" if words[1] == "0" else "whole number of at least 0"
     for command in ("enjoy", "record"):
-        assert sparse_rl([command, *AGENT, *words]) == 2
-        assert "--episodes and --steps must be at least 1, and --seed at least 0" in capsys.readouterr().err
+        with pytest.raises(SystemExit) as ended:
+            sparse_rl([command, *AGENT, *words])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert f"{words[0]}" in error
+        assert f"{words[1]!r} is not a {least}" in error

@@ -1,6 +1,7 @@
 """Curves as PNG and tables as Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ from matplotlib.figure import Figure
 
 from _experiment.curves import costs, panels, reach, scores
 from _experiment.recovery import REGAINED, recoveries
-from _experiment.results import Row, replacing
+from _experiment.results import Row
 from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 from sparse_rl.plots import drawing
 from sparse_rl.plots.curves import Agent, Panel
 from sparse_rl.plots.intervals import interval, iqm
+from sparse_rl.storage import write_atomically
 from sparse_rl.training.run_folder import file_name
 
 
@@ -38,11 +40,10 @@ def write_report(rows: Sequence[Row], folder: Path, targets: Sequence[float], la
         lines += [f"\n## All environments, relative to {reference}\n", *_relative(shown, reference, last)]
     folder.mkdir(parents=True, exist_ok=True)
     for environment, panel in shown.items():
-        with replacing(folder / f"{file_name(environment)}.png") as partial:
-            draw(environment, panel).savefig(partial, dpi=110)
+        figure = draw(environment, panel)
+        write_atomically(folder / f"{file_name(environment)}.png", partial(figure.savefig, format="png", dpi=110))
     text = "\n".join([*lines, "", f"Commits: {', '.join(sorted({row.commit or 'unknown' for row in rows}))}.", ""])
-    with replacing(folder / "results.md") as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_atomically(folder / "results.md", lambda file: file.write(text.encode()))
     print(text)
     print(f"Tables and pictures are in {folder}")
 

@@ -1,15 +1,15 @@
 """The tidy table: one row for each run and evaluation."""
 
 import csv
-import os
+import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from _experiment.grid import Cell
 from _experiment.runs import Run
 from sparse_rl.inputs import InputError
+from sparse_rl.storage import write_atomically
 
 FILE = "results.csv"
 
@@ -90,23 +90,11 @@ def write_results(folder: Path, rows: Iterable[Row]) -> None:
     :param folder: the folder of the experiment
     :param rows: its rows
     """
-    with replacing(folder / FILE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """
-    Write a file under another name, and move it into place once it is complete.
-
-    :param file: the file
-    :return: where to write it
-    """
-    partial = file.with_name(f".partial-{file.name}")
-    yield partial
-    os.replace(partial, file)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_atomically(folder / FILE, lambda file: file.write(table.getvalue().encode()))
 
 
 def read_results(folder: Path) -> list[Row]:

@@ -1,20 +1,16 @@
 """What the folder of a run says: its settings, its learning curve, its clock, its size."""
 
-import io
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch as th
-
 from sparse_rl.agents.recipe import parse_yaml
 from sparse_rl.plots.files import EVALUATIONS, clock, read_episodes, read_evaluations
 from sparse_rl.plots.intervals import Array
 from sparse_rl.training.existing import can_go_on, read_config
-from sparse_rl.training.run_folder import CHECKPOINTS, STAGING, file_name
+from sparse_rl.training.run_folder import CHECKPOINTS, SETTINGS, STAGING, SUMMARY
 
 
 class Run:
@@ -37,7 +33,7 @@ class Run:
         Whether it came to its end and everything is on the disk.
 
         A run that was ended early has no last evaluation; one that was killed has left its staging folder; one whose
-        last update went wrong says so. (Those of early versions say nothing, but have no checkpoints either.)
+        last update went wrong says so. (Those in ``results/anf`` have no summary, but no checkpoints either.)
         """
         steps: int = self.config["hyperparameters"]["n_timesteps"]
         says = self._summary().get("finished", not (self.folder / CHECKPOINTS).exists())
@@ -53,22 +49,11 @@ class Run:
 
     def weights(self) -> int | None:
         """
-        Count the weights of the agent's networks: active ones of sparse layers, all of dense ones, no biases.
+        Tell how many weights the agent's networks have: active ones of sparse layers, all of dense ones, no biases.
 
-        :return: the number of weights, without target networks; ``None`` if the agent is not there
+        :return: the number of weights, without target networks; ``None`` if there is no ``summary.yml``
         """
-        file = self.folder / f"{file_name(self.config['env'])}.zip"
-        if not file.exists():
-            return None
-        with zipfile.ZipFile(file) as agent:
-            tensors: dict[str, th.Tensor] = th.load(
-                io.BytesIO(agent.read("policy.pth")), map_location="cpu", weights_only=True
-            )
-        return sum(
-            tensor.numel()
-            for name, tensor in tensors.items()
-            if "_target." not in name and (name.endswith(".values") or (name.endswith(".weight") and tensor.ndim > 1))
-        )
+        return self._count("weights")
 
     def training_flops(self) -> int | None:
         """
@@ -76,11 +61,14 @@ class Run:
 
         :return: floating-point operations, by the formula of docs/metrics.md; ``None`` if there is no ``summary.yml``
         """
-        flops = self._summary().get("training_flops")
-        return flops if isinstance(flops, int) else None
+        return self._count("training_flops")
+
+    def _count(self, name: str) -> int | None:
+        count = self._summary().get(name)
+        return count if isinstance(count, int) else None
 
     def _summary(self) -> dict[str, Any]:
-        file = self.folder / "summary.yml"
+        file = self.folder / SUMMARY
         summary = parse_yaml(file.read_text(encoding="utf-8"), repr(str(file))) if file.exists() else None
         return summary if isinstance(summary, dict) else {}
 
@@ -92,7 +80,7 @@ def finished_runs(root: Path) -> Iterator[Run]:
     :param root: the folder of all runs
     :return: the finished runs
     """
-    for file in sorted(root.glob("*/*/*/evaluations.npz"), key=_age):
+    for file in sorted(root.glob(f"*/*/*/{EVALUATIONS}"), key=_age):
         try:
             run = Run(file.parent)
             if run.is_finished:
@@ -108,7 +96,7 @@ def cut_off_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     :param root: the folder of all runs
     :return: their folders and what their ``config.yml`` says
     """
-    for file in sorted(root.glob("*/*/*/config.yml"), key=_age):
+    for file in sorted(root.glob(f"*/*/*/{SETTINGS}"), key=_age):
         if (file.parent / CHECKPOINTS).is_dir() and can_go_on(file.parent):
             with suppress(ValueError, OSError):  # damaged: then it begins anew
                 yield file.parent, read_config(file.parent)

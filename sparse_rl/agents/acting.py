@@ -13,9 +13,9 @@ from sparse_rl.nn import FeatureMajorMLP
 # The parts of Stable-Baselines3's and sb3-contrib's policies that nobody asks for an action. A features extractor that
 # the actor shares has its first name in `named_modules`, and stays.
 _FOR_LEARNING = (
-    *("critic", "critic_target", "actor_target", "q_net_target", "quantile_net_target"),
-    *("value_net", "mlp_extractor.value_net", "vf_features_extractor"),
-)
+    "critic", "critic_target", "actor_target", "q_net_target", "quantile_net_target",
+    "value_net", "mlp_extractor.value_net", "vf_features_extractor",
+)  # fmt: skip
 WHY = "This agent was saved to act only, without critics or target networks: it cannot go on learning."
 
 

@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from sparse_rl import topology
 from sparse_rl.agents.checks import METHODS, MOMENTS, RUN_KEYS, SPARSE_KEYS
 from sparse_rl.agents.classes import POLICY_CLASSES, parameters_of, settings_of
-from sparse_rl.agents.description import Description
 from sparse_rl.agents.learner import FastLearner
 from sparse_rl.agents.learners import dense_policy, learner_class
 from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
@@ -29,7 +28,7 @@ from sparse_rl.agents.replay.dynamic import (
     DynamicReplayBuffer,
 )
 from sparse_rl.agents.replay.memory import Footprint, nbytes
-from sparse_rl.inputs import InputError
+from sparse_rl.inputs import InputError, first_line
 from sparse_rl.names import find, is_own, unknown
 from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import sparse_policy
@@ -38,9 +37,9 @@ from sparse_rl.topology import Method
 
 # Constructor arguments that a recipe does not set, or sets by another key.
 _NOT_IN_RECIPES = {
-    *("self", "policy", "env", "action_noise", "replay_buffer_class", "rollout_buffer_class", "tensorboard_log"),
-    *("verbose", "seed", "device", "_init_setup_model"),
-}
+    "self", "policy", "env", "action_noise", "replay_buffer_class", "rollout_buffer_class", "tensorboard_log",
+    "verbose", "seed", "device", "_init_setup_model",
+}  # fmt: skip
 
 
 def learner_defaults(learner: str) -> dict[str, Any]:
@@ -176,21 +175,6 @@ def make_model(
     return model
 
 
-def describe_networks(learner: str, hyperparameters: Mapping[str, Any], vec_env: VecEnv) -> Description:
-    """
-    Describe the networks that :func:`make_model` would build, for instance to check their size before.
-
-    :param learner: its name
-    :param hyperparameters: a complete recipe, checked already
-    :param vec_env: the environment
-    :return: the description, without the algorithm's arguments
-    :raises ValueError: if some hyperparameters do not fit together
-    """
-    policy, settings = _policy_of(learner, hyperparameters)
-    plain = {key: value.__name__ if key in POLICY_CLASSES else value for key, value in settings.items()}
-    return Description(learner_class(learner), policy, vec_env.observation_space, vec_env.action_space, plain)
-
-
 def choose_replay(
     hyperparameters: Mapping[str, Any], vec_env: VecEnv, seed: int
 ) -> tuple[type[ReplayBuffer], dict[str, Any]]:
@@ -271,8 +255,7 @@ def _explained() -> Iterator[None]:
     except ValueError:  # says what is wrong in a sentence
         raise
     except Exception as error:  # Stable-Baselines3 and PyTorch find what no check here knows
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"The agent cannot be built from these hyperparameters: {reason}") from error
+        raise InputError(f"The agent cannot be built from these hyperparameters: {first_line(error)}") from error
 
 
 def _sparse_kwargs(learner: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,8 @@ def _normalize(key: str, value: Any) -> dict[str, Any] | None:
     return _settings(key, value, NORMALIZE)
 
 
+# Here and below, words that other rooms define are written out once more: command lines, help and `plot` read recipes
+# without PyTorch, which those rooms import. tests/test_recipes.py ties each list to its original.
 # What decides a run but is no argument of the learner: rl-baselines3-zoo's keys, then this project's.
 RUN_KEYS: Mapping[str, Check] = {
     "n_timesteps": _COUNT,

@@ -72,9 +72,9 @@ def register(algorithm: type[BaseAlgorithm], name: str | None = None) -> None:
     _registered[name or f"{algorithm.__module__}:{algorithm.__qualname__}"] = algorithm
 
 
-def algorithms() -> Mapping[str, type[BaseAlgorithm]]:
+def known_classes() -> Mapping[str, type[BaseAlgorithm]]:
     """
-    List the algorithms whose agents can be described.
+    List the classes whose agents can be described.
 
     :return: the classes by name, for example ``"stable_baselines3.PPO"``; those of sb3-contrib only if it is installed;
         those that were registered

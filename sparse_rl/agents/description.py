@@ -20,8 +20,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, TrainFreq
 
 from sparse_rl.agents.acting import WHY, is_acting_only, leave_out
-from sparse_rl.agents.classes import POLICY_CLASSES, algorithms, parameters_of, policies, settings_of
+from sparse_rl.agents.classes import POLICY_CLASSES, known_classes, parameters_of, policies, settings_of
 from sparse_rl.agents.spaces import describe_space, make_space
+from sparse_rl.inputs import first_line
 from sparse_rl.names import unknown
 from sparse_rl.storage import StorageError
 
@@ -31,10 +32,10 @@ MOST_LAYERS = 64
 MOST_UNITS = 2**16
 # Constructor arguments that say where and how an agent learns, not what it is, or that are no plain values.
 _NOT_STORED = {
-    *("self", "policy", "env", "policy_kwargs", "verbose", "tensorboard_log", "seed", "device", "_init_setup_model"),
-    *("action_noise", "replay_buffer_class", "replay_buffer_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs"),
-    *("stats_window_size", "monitor_wrapper"),
-}
+    "self", "policy", "env", "policy_kwargs", "verbose", "tensorboard_log", "seed", "device", "_init_setup_model",
+    "action_noise", "replay_buffer_class", "replay_buffer_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs",
+    "stats_window_size", "monitor_wrapper",
+}  # fmt: skip
 
 _TO_ACT = {"buffer_size": 1, "optimize_memory_usage": False}
 
@@ -93,10 +94,10 @@ class Description:
         :return: dictionaries, lists, strings, numbers
         :raises ValueError: if it names a class that :mod:`sparse_rl.agents.classes` does not know
         """
-        names = {c: name for name, c in algorithms().items()}
+        names = {c: name for name, c in known_classes().items()}
         if self.algorithm not in names:
             raise ValueError(
-                f"There is no description for agents of {self.algorithm}. Known: {', '.join(algorithms())}."
+                f"There is no description for agents of {self.algorithm}. Known: {', '.join(known_classes())}."
             )
         if self.policy not in policies(self.algorithm).values():
             raise ValueError(
@@ -135,7 +136,7 @@ class Description:
         acting_only = given.get("acting_only", False)
         if not isinstance(acting_only, bool):
             raise StorageError(f"acting_only in {where} must be true or false, not {str(acting_only)[:80]!r}.")
-        algorithm = _look_up("algorithm", given["algorithm"], algorithms(), where)
+        algorithm = _look_up("algorithm", given["algorithm"], known_classes(), where)
         policy = _look_up(f"policy of {given['algorithm']}", given["policy"], policies(algorithm), where)
         observations, actions = (
             make_space(given[key], f"{key} in {where}") for key in ("observation_space", "action_space")
@@ -225,8 +226,7 @@ class Description:
         except StorageError:
             raise
         except Exception as error:  # Stable-Baselines3 and PyTorch find what no check here knows
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StorageError(f"The agent that {where} describes cannot be built: {reason}") from error
+            raise StorageError(f"The agent that {where} describes cannot be built: {first_line(error)}") from error
         if self.acting_only:
             leave_out(model)
         if env is None:

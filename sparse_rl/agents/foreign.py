@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
-from sparse_rl.agents.classes import POLICY_CLASSES, algorithms, policies
+from sparse_rl.agents.classes import POLICY_CLASSES, known_classes, policies
 from sparse_rl.agents.description import Description, arguments_of
 from sparse_rl.agents.filling import fill, variables_of
 from sparse_rl.agents.spaces import make_space
@@ -69,8 +69,8 @@ def safe_load(
     where = repr(str(path))
     data, policy, variables = read_zip(path, max_bytes)
     kind = _algorithm(data, where) if algorithm is None else algorithm
-    if kind not in algorithms().values():
-        raise StorageError(f"{kind} is not an algorithm that can be read safely. Known: {', '.join(algorithms())}.")
+    if kind not in known_classes().values():
+        raise StorageError(f"{kind} is not an algorithm that can be read safely. Known: {', '.join(known_classes())}.")
     description = _describe(data, kind, env, where)
     description.check(where)
     model = description.build(env, device, where, **changes)
@@ -126,8 +126,8 @@ def read_zip(path: Path, max_bytes: int = 2**30) -> tuple[dict[str, Any], dict[s
 
 def _algorithm(data: Mapping[str, Any], where: str) -> type[BaseAlgorithm]:
     for name, marks in _MARKS.items():
-        if name in algorithms() and all(mark in data for mark in marks):
-            return algorithms()[name]
+        if name in known_classes() and all(mark in data for mark in marks):
+            return known_classes()[name]
     raise StorageError(f"Nothing says which algorithm made {where}: name it, for example safe_load(path, PPO).")
 
 

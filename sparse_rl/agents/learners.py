@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sparse_rl.agents.classes import ANY_ACTIONS, LEARNERS, class_of, register
 from sparse_rl.inputs import InputError
-from sparse_rl.names import find, is_own, unknown
+from sparse_rl.names import find, is_own, not_installed, unknown
 
 
 def learner_class(learner: str) -> type[BaseAlgorithm]:
@@ -27,10 +27,7 @@ def learner_class(learner: str) -> type[BaseAlgorithm]:
         raise InputError(unknown("learner", learner, LEARNERS))
     found = class_of(LEARNERS[learner][0])
     if found is None:
-        raise InputError(
-            f"The learner {learner!r} is in sb3-contrib, which is not installed: "
-            "pip install -c constraints.txt -e '.[contrib]'"
-        )
+        raise InputError(f"The learner {learner!r} is in {not_installed('sb3-contrib', 'contrib')}")
     return found
 
 

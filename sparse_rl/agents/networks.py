@@ -1,4 +1,4 @@
-"""What the learners share: which policies they can run in feature-major layout, and what they do to parameters."""
+"""What the learners share: which networks run in feature-major layout, and whether they are still what they were."""
 
 from collections.abc import Sequence, Sized
 
@@ -90,9 +90,9 @@ class Watch:
         self._n_places = sum(map(len, self._places))
         everywhere = nn.modules.module
         self._hooks: list[Sized] = [
-            *(everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks),
-            *(everywhere._global_backward_hooks, everywhere._global_backward_pre_hooks),
-        ]
+            everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks,
+            everywhere._global_backward_hooks, everywhere._global_backward_pre_hooks,
+        ]  # fmt: skip
         for m in modules:
             self._hooks += [m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks]
 

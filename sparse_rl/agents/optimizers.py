@@ -76,9 +76,9 @@ class FastAdam:
             return False
         group = optimizer.param_groups[0]
         hooks = (
-            *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
-            *(_global_optimizer_pre_hooks, _global_optimizer_post_hooks),
-        )
+            optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks,
+            _global_optimizer_pre_hooks, _global_optimizer_post_hooks,
+        )  # fmt: skip
         return (
             not any(group.get(name) for name in _SPECIAL)
             and not any(hooks)

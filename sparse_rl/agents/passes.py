@@ -67,13 +67,13 @@ def _output_gradient(network: Any) -> Any:
 
 
 @njit
-def _run(network: Any, x: int, stride: int, n: int, chunks: int) -> None:
-    forward(network, x, stride, n, chunks, _like())
+def _run(network: Any, x: int, stride: int, n: int, threads: int) -> None:
+    forward(network, x, stride, n, threads, _like())
 
 
 @njit
-def _run_array(network: Any, x: Any, stride: int, chunks: int) -> None:
-    _run(network, _address(x), stride, x.shape[1], chunks)
+def _run_array(network: Any, x: Any, stride: int, threads: int) -> None:
+    _run(network, _address(x), stride, x.shape[1], threads)
 
 
 @njit
@@ -83,18 +83,18 @@ def _actions_in(x: int, stride: int, first: int, n_actions: int) -> Any:
 
 
 @njit
-def _differentiate(network: Any, x: int, stride: int, n: int, chunks: int) -> None:
+def _differentiate(network: Any, x: int, stride: int, n: int, threads: int) -> None:
     """Write the gradients of a network's parameters."""
     _, yes, none = _flags()
-    backward(network, x, stride, n, yes, none, none, chunks, _like())
+    backward(network, x, stride, n, yes, none, none, threads, _like())
 
 
 @njit
-def _differentiate_actions(critics: Any, x: int, stride: int, d_actions: Any, chunks: int) -> None:
+def _differentiate_actions(critics: Any, x: int, stride: int, d_actions: Any, threads: int) -> None:
     """Write the gradient of the actions, the only inputs whose gradient a critic was prepared for."""
     no = _flags()[0]
     n = d_actions.shape[1]
-    backward(critics, x, stride, n, no, _address(d_actions), n, chunks, _like())
+    backward(critics, x, stride, n, no, _address(d_actions), n, threads, _like())
 
 
 @njit(error_model="numpy")
@@ -213,7 +213,7 @@ def ascend(q: Any, slope: Any, n: int) -> float:
 @cached_njit()
 def sac_critics(
     actor: Any, critics: Any, targets: Any, x: int, stride: int, batch: Any, noise: Floats, drawn: Any,
-    ent_coef: float, chunks: int,
+    ent_coef: float, threads: int,
 ) -> tuple[float, float]:  # fmt: skip
     """
     Draw SAC's actions for observations and next observations, and write the gradients of the critics.
@@ -228,29 +228,29 @@ def sac_critics(
     :param noise: see :func:`squash`
     :param drawn: where the drawn actions ``(action dimensions, 2 * n)`` and their log-probabilities ``(2 * n,)`` go
     :param ent_coef: the entropy coefficient
-    :param chunks: threads
+    :param threads: how many threads share the work
     :return: the sum of the critics' mean squared errors, and the mean log-probability for the observations
     """
     rewards, dones, discounts = batch
     drawn_actions, log_prob = drawn
     n = rewards.shape[1]
-    _run(actor, x, stride, 2 * n, chunks)
+    _run(actor, x, stride, 2 * n, threads)
     squash(_output(actor), noise, drawn_actions, log_prob)
     _actions_in(x, stride, actor[0].inputs, len(drawn_actions))[:, n : 2 * n] = drawn_actions[:, n:]
-    _run(targets, x + n * _ITEM, stride, n, chunks)
-    _run(critics, x, stride, n, chunks)
+    _run(targets, x + n * _ITEM, stride, n, threads)
+    _run(critics, x, stride, n, threads)
     # Each critic's loss is half of its mean squared error.
     loss = regress(
         _output(critics), _output(targets), log_prob[n:], np.float32(ent_coef), rewards, dones, discounts, 1.0,
         _output_gradient(critics),
     )  # fmt: skip
-    _differentiate(critics, x, stride, n, chunks)
+    _differentiate(critics, x, stride, n, threads)
     return loss, float(log_prob[:n].mean())
 
 
 @cached_njit()
 def sac_actor(
-    actor: Any, critics: Any, x: int, stride: int, noise: Floats, actions: Floats, ent_coef: float, chunks: int
+    actor: Any, critics: Any, x: int, stride: int, noise: Floats, actions: Floats, ent_coef: float, threads: int
 ) -> float:
     """
     Write the gradients of SAC's actor: its loss is mean(ent_coef * log_prob - min Q).
@@ -262,17 +262,17 @@ def sac_actor(
     :param noise: as there
     :param actions: the actions that were drawn there
     :param ent_coef: the entropy coefficient
-    :param chunks: threads
+    :param threads: how many threads share the work
     :return: the mean of the smaller of the critics' predictions
     """
     n = actions.shape[1] // 2
     _actions_in(x, stride, actor[0].inputs, len(actions))[:, :n] = actions[:, :n]
-    _run(critics, x, stride, n, chunks)
+    _run(critics, x, stride, n, threads)
     height = ascend(_output(critics), _output_gradient(critics), n)
     d_actions = np.empty((len(actions), n), np.float32)
-    _differentiate_actions(critics, x, stride, d_actions, chunks)
+    _differentiate_actions(critics, x, stride, d_actions, threads)
     unsquash(_output(actor), noise, actions, d_actions, np.float32(ent_coef / n), _output_gradient(actor))
-    _differentiate(actor, x, stride, n, chunks)
+    _differentiate(actor, x, stride, n, threads)
     return height
 
 
@@ -287,7 +287,7 @@ def _squash_only(parameters: Any, actions: Any) -> None:
 @cached_njit()
 def td3_critics(
     target_actor: Any, critics: Any, targets: Any, x: int, stride: int, batch: Any, noise: Floats, clip: float,
-    chunks: int,
+    threads: int,
 ) -> float:  # fmt: skip
     """
     Write the gradients of TD3's critics.
@@ -301,13 +301,13 @@ def td3_critics(
     :param batch: rewards, dones, discounts: see :func:`regress`
     :param noise: what is added to the next actions, ``(n, action dimensions)``
     :param clip: the largest amount of it
-    :param chunks: threads
+    :param threads: how many threads share the work
     :return: the sum of the critics' mean squared errors
     """
     rewards, dones, discounts = batch
     n, most = rewards.shape[1], np.float32(clip)
     following = x + n * _ITEM
-    _run(target_actor, following, stride, n, chunks)
+    _run(target_actor, following, stride, n, threads)
     actions = _actions_in(following, stride, target_actor[0].inputs, noise.shape[1])[:, :n]
     _squash_only(_output(target_actor), actions)
     for i in range(len(actions)):
@@ -315,18 +315,18 @@ def td3_critics(
             action = actions[i, b] + min(max(noise[b, i], -most), most)
             action = -_ONE if action < -_ONE else action  # a NaN stays
             actions[i, b] = _ONE if action > _ONE else action
-    _run(targets, following, stride, n, chunks)
-    _run(critics, x, stride, n, chunks)
+    _run(targets, following, stride, n, threads)
+    _run(critics, x, stride, n, threads)
     loss = regress(
         _output(critics), _output(targets), rewards[0], np.float32(0), rewards, dones, discounts, 2.0,
         _output_gradient(critics),
     )  # fmt: skip
-    _differentiate(critics, x, stride, n, chunks)
+    _differentiate(critics, x, stride, n, threads)
     return loss
 
 
 @cached_njit()
-def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: int, chunks: int) -> float:
+def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: int, threads: int) -> float:
     """
     Write the gradients of TD3's actor: its loss is the negative mean of the first critic's prediction.
 
@@ -337,26 +337,26 @@ def td3_actor(actor: Any, critic: Any, x: int, stride: int, n_actions: int, n: i
     :param stride: elements between two rows of them
     :param n_actions: action dimensions
     :param n: columns of the batch
-    :param chunks: threads
+    :param threads: how many threads share the work
     :return: the mean prediction
     """
-    _run(actor, x, stride, n, chunks)
+    _run(actor, x, stride, n, threads)
     actions, d_actions = _actions_in(x, stride, actor[0].inputs, n_actions), np.empty((n_actions, n), np.float32)
     _squash_only(_output(actor), actions[:, :n])
-    _run(critic, x, stride, n, chunks)
+    _run(critic, x, stride, n, threads)
     height = ascend(_output(critic), _output_gradient(critic), n)
-    _differentiate_actions(critic, x, stride, d_actions, chunks)
+    _differentiate_actions(critic, x, stride, d_actions, threads)
     gradient = _output_gradient(actor)
     for i in range(n_actions):
         for b in range(n):
             gradient[i, b] = d_actions[i, b] * (_ONE - actions[i, b] * actions[i, b])
-    _differentiate(actor, x, stride, n, chunks)
+    _differentiate(actor, x, stride, n, threads)
     return height
 
 
 @cached_njit()
 def act(
-    actor: Any, observations: Floats, noise: Floats, low: Floats, high: Floats, actions: Floats, chunks: int
+    actor: Any, observations: Floats, noise: Floats, low: Floats, high: Floats, actions: Floats, threads: int
 ) -> None:  # fmt: skip
     """
     Choose actions.
@@ -367,14 +367,14 @@ def act(
     :param low: smallest actions of the environment, ``(action dimensions,)``
     :param high: largest actions of the environment, of the same shape
     :param actions: the result, in the environment's scale, ``(n, action dimensions)``
-    :param chunks: threads
+    :param threads: how many threads share the work
     """
     n, n_features = observations.shape
     x, one = observations.reshape(n_features, n), np.int64(1)
     if n > 1:
         x = np.empty((n_features, n), np.float32)
         x[:] = observations.T
-    _run_array(actor, x, x.shape[1] if n > 1 else one, chunks)
+    _run_array(actor, x, x.shape[1] if n > 1 else one, threads)
     squashed = np.empty((actions.shape[1], n), np.float32)
     if noise.size:
         squash(_output(actor), noise, squashed, np.empty(n, np.float32))

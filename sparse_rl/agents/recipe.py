@@ -10,7 +10,7 @@ one for each environment that needs its own values (its name without version and
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,7 +20,7 @@ import gymnasium
 import yaml
 from gymnasium.envs.registration import get_env_id
 
-from sparse_rl.inputs import InputError, describe
+from sparse_rl.inputs import InputError, describe, first_line
 from sparse_rl.names import find, is_own, unknown
 from sparse_rl.storage import open_regular
 
@@ -78,6 +78,23 @@ def methods() -> list[str]:
 
 def _names(folder: Traversable) -> list[str]:
     return [entry.name.removesuffix(".yml") for entry in folder.iterdir() if entry.name.endswith(".yml")]
+
+
+def flatten(
+    recipe: Mapping[Any, Any], is_value: Callable[[Any], bool] = lambda entry: not isinstance(entry, Mapping)
+) -> Iterator[tuple[str, Any]]:
+    """
+    Give the values of nested dictionaries by dotted names, as ``-params`` takes them.
+
+    :param recipe: the dictionaries
+    :param is_value: tells whether an entry is a value, and not a dictionary to go into; by default, whether it is none
+    :return: names and values, in order; of an empty dictionary there are none
+    """
+    for key, entry in recipe.items():
+        if is_value(entry):
+            yield str(key), entry
+        else:
+            yield from ((f"{key}.{name}", value) for name, value in flatten(entry, is_value))
 
 
 def learner_of(algorithm: str) -> str:
@@ -226,8 +243,7 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise InputError(f"There is an error in {where}{line}: {error.problem or error.context}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"There is an error in {where}: {problem}.") from error
+        raise InputError(f"There is an error in {where}: {first_line(error)}.") from error
 
 
 def read_yaml(file: Path) -> Any:

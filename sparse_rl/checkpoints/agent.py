@@ -13,10 +13,10 @@ from stable_baselines3.common.save_util import recursive_getattr
 from sparse_rl.checkpoints.trees import Tree
 
 _ATTRIBUTES = (  # as far as an algorithm has them
-    *("num_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_current_progress_remaining"),
-    *("_last_obs", "_last_episode_starts", "_last_original_obs", "ep_info_buffer", "ep_success_buffer"),
-    *("_n_calls", "exploration_rate"),
-)
+    "num_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_current_progress_remaining",
+    "_last_obs", "_last_episode_starts", "_last_original_obs", "ep_info_buffer", "ep_success_buffer",
+    "_n_calls", "exploration_rate",
+)  # fmt: skip
 _LOGGED = ("name_to_value", "name_to_count", "name_to_excluded")
 _EXPLORATION = ("exploration_mat", "exploration_matrices")  # of state-dependent exploration (gSDE)
 

@@ -34,4 +34,18 @@ def positive(text: str) -> int:
     return number
 
 
-whole.__name__ = positive.__name__ = "whole number"  # argparse puts it into its messages
+def natural(text: str) -> int:
+    """
+    Read a whole number of at least 0.
+
+    :param text: the word
+    :return: the number
+    :raises ArgumentTypeError: if it is none
+    """
+    number = whole(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return number
+
+
+whole.__name__ = positive.__name__ = natural.__name__ = "whole number"  # argparse puts it into its messages

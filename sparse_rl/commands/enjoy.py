@@ -2,7 +2,7 @@
 
 import argparse
 
-from sparse_rl.commands.counts import whole
+from sparse_rl.commands.counts import natural, positive
 from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
 from sparse_rl.inputs import InputError
@@ -26,22 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: the parser
     """
     add_agent(parser)
-    parser.add_argument("-n", "--episodes", type=whole, default=5, metavar="N", help="episodes (default: %(default)s)")
-    parser.add_argument("--steps", type=whole, metavar="N", help="end each episode after this many steps")
     parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="the environment's seed (default: %(default)s)"
+        "-n", "--episodes", type=positive, default=5, metavar="N", help="episodes (default: %(default)s)"
     )
-
-
-def check(args: argparse.Namespace) -> None:
-    """
-    Check what ``enjoy`` and ``record`` have in common.
-
-    :param args: the parsed command line
-    :raises ValueError: for bad input
-    """
-    if args.episodes < 1 or args.seed < 0 or (args.steps is not None and args.steps < 1):
-        raise InputError("--episodes and --steps must be at least 1, and --seed at least 0")
+    parser.add_argument("--steps", type=positive, metavar="N", help="end each episode after this many steps")
+    parser.add_argument(
+        "--seed", type=natural, default=0, metavar="N", help="the environment's seed (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace, words: list[str]) -> int:
@@ -53,8 +44,6 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :return: the exit code
     :raises ValueError: for bad input, or without a display
     """
-    check(args)
-
     from itertools import islice
 
     from sparse_rl.training.videos import drawable, obstacle_to_windows, watch

@@ -2,10 +2,9 @@
 
 import argparse
 
-from sparse_rl.commands.counts import whole
+from sparse_rl.commands.counts import natural, positive
 from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
-from sparse_rl.inputs import InputError
 
 DESCRIPTION = "Run a trained agent without exploration, and print its return."
 
@@ -26,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add_agent(parser)
     parser.add_argument(
-        "-n", "--episodes", type=whole, default=10, metavar="N", help="number of episodes (default: %(default)s)"
+        "-n", "--episodes", type=positive, default=10, metavar="N", help="number of episodes (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="seed of the environment (default: %(default)s)"
+        "--seed", type=natural, default=0, metavar="N", help="seed of the environment (default: %(default)s)"
     )
 
 
@@ -42,9 +41,6 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :return: the exit code
     :raises ValueError: for bad input
     """
-    if args.episodes < 1 or args.seed < 0:
-        raise InputError("--episodes must be at least 1 and --seed at least 0")
-
     from sparse_rl.training.evaluation import returns_of
 
     with one_thread():

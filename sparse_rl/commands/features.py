@@ -46,7 +46,8 @@ examples:
   sparse-rl features my_agent --env my_package:MyEnv-v0 --out report           an agent's folder, your environment
 """
 
-METHODS = ("connections", "ablation", "intervention")  # sparse_rl.features.METHODS, which takes PyTorch to import
+# sparse_rl.features.METHODS, which takes PyTorch to import; tests/test_recipes.py ties it to that.
+METHODS = ("connections", "ablation", "intervention")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparse_rl.commands.counts import whole
+from sparse_rl.commands.counts import positive
 from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mean", action="store_true", help="mean over runs instead of the interquartile mean")
     group.add_argument("--training", action="store_true", help="returns of training episodes instead of evaluations")
     group.add_argument(
-        "-w", "--window", type=whole, default=100, metavar="N",
+        "-w", "--window", type=positive, default=100, metavar="N",
         help="with --training: average the last N episodes (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -76,8 +76,6 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :return: the exit code
     :raises ValueError: for bad input
     """
-    if args.window < 1:
-        raise InputError("--window must be at least 1.")
     if args.connectivity:
         return _animate(args)
 
@@ -141,17 +139,18 @@ def _export(runs: "list[FoundRun]", folder: Path) -> int:
 def _animate(args: argparse.Namespace) -> int:
     from sparse_rl.plots.animation import animate, check_ending, read_film
     from sparse_rl.plots.folders import find_runs
+    from sparse_rl.training.run_folder import CONNECTIONS, MEANS, SETTINGS
 
     if len(args.runs) != 1:
         raise InputError(f"--connectivity animates one run, not {len(args.runs)}: give its folder.")
     out = args.out or Path("connectivity.gif")
     check_ending(out)
-    if not (args.runs[0] / "config.yml").exists():
+    if not (args.runs[0] / SETTINGS).exists():
         runs = [str(run.path) for run in find_runs(args.runs)[0] if run.is_ours]
         raise InputError(f"{str(args.runs[0])!r} is not a run's folder. Runs below it: {', '.join(runs) or 'none'}.")
     film = read_film(args.runs[0])
     if not film.connections:
-        _say(["this run is from an older version, which kept only means (connectivity.csv), not every feature."])
+        _say([f"this run has kept only means, in {MEANS}, not every feature, in {CONNECTIONS}."])
     animate(film, out)
     print(f"{len(film.steps)} frames: {out}")
     return 0

@@ -2,9 +2,8 @@
 
 import argparse
 
-from sparse_rl.commands.counts import whole
+from sparse_rl.commands.counts import natural
 from sparse_rl.commands.naming import add_agent, agent_name
-from sparse_rl.inputs import InputError
 from sparse_rl.names import require
 
 DESCRIPTION = """\
@@ -29,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_agent(parser)
     parser.add_argument("repository", metavar="REPO", help="where to, as owner/name; it is created if need be")
     parser.add_argument(
-        "-n", "--episodes", type=whole, default=20, metavar="N",
+        "-n", "--episodes", type=natural, default=20, metavar="N",
         help="episodes in the evaluation for the card; 0: no evaluation (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="the evaluation's seed (default: %(default)s)"
+        "--seed", type=natural, default=0, metavar="N", help="the evaluation's seed (default: %(default)s)"
     )
     parser.add_argument("--private", action="store_true", help="if the repository is new, make it private")
 
@@ -48,8 +47,6 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :raises ValueError: for bad input
     """
     require("huggingface_hub", "huggingface_hub", "hub")
-    if args.episodes < 0 or args.seed < 0:
-        raise InputError("--episodes and --seed must be at least 0")
 
     from sparse_rl.commands.train_arguments import public_command
     from sparse_rl.sharing.bundle import collect

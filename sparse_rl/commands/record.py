@@ -44,8 +44,6 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :raises ValueError: for bad input, or if nothing can be drawn here
     :raises OSError: if the file cannot be written
     """
-    enjoy.check(args)
-
     from sparse_rl.training.videos import check_format, choose_gl, record
 
     check_format(args.out)

@@ -20,7 +20,7 @@ from sparse_rl.inputs import InputError
 from sparse_rl.names import is_own
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.console import forgiving_console
-from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, RunFolder
+from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, PICTURE, SETTINGS, RunFolder
 
 if TYPE_CHECKING:
     from sparse_rl.training.experiment import Experiment
@@ -104,7 +104,7 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
                 experiment = held.enter_context(closing(Experiment(plan)))
             except (KeyError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"{str(path / 'config.yml')!r} is not as train.py wrote it, so the run cannot be continued: "
+                    f"{str(path / SETTINGS)!r} is not as train.py wrote it, so the run cannot be continued: "
                     f"{type(error).__name__}: {error}."
                 ) from error
             held.enter_context(experiment.guard)
@@ -217,7 +217,7 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, prog
         )
     run = shlex.quote(str(folder.path))
     print(f"\nWhere everything is:    {run}")
-    print(f"What it looks at:       {run}/connectivity.png")
+    print(f"What it looks at:       {run}/{PICTURE}")
     print(f"To see the curves:      tensorboard --logdir {shlex.quote(str(tensorboard))}")
     trust = " --trust" if ":" in experiment.plan.env or is_own(learner_of(experiment.plan.algo)) else ""
     print(f"To evaluate the agent:  sparse-rl evaluate {run}{trust}")

@@ -2,12 +2,12 @@
 
 import argparse
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.agents.recipe import load_recipe, parse_assignments
+from sparse_rl.agents.recipe import flatten, load_recipe, parse_assignments
 from sparse_rl.commands.counts import positive
 from sparse_rl.commands.train_arguments import add_plan_arguments, make_parser, read_plan
 from sparse_rl.envs import EnvironmentId
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
 def _space(args: argparse.Namespace, plan: Plan) -> "Space":
     from sparse_rl.tuning.space import check_space, default_space, read_space
 
-    fixed = set(_names(parse_assignments(args.hyperparams)))
+    fixed = {name for name, _ in flatten(parse_assignments(args.hyperparams))}
     flags = {
         "sparsity": "sparsity",
         "drop_fraction": "method.drop_fraction",
@@ -120,14 +120,6 @@ def _space(args: argparse.Namespace, plan: Plan) -> "Space":
     space = default_space(plan, fixed) if args.space is None else read_space(args.space, plan, fixed)
     check_space(space, lambda words: read_plan(_with(args, words)))
     return space
-
-
-def _names(recipe: dict[str, object], prefix: str = "") -> Iterator[str]:
-    for key, value in recipe.items():
-        if isinstance(value, dict):
-            yield from _names(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def _tune(args: argparse.Namespace, plan: Plan, space: "Space", folder: Path, words: list[str]) -> int:

@@ -42,17 +42,20 @@ MUJOCO = (
 )
 PERCENTS = (50, 80, 90, 95, 98, 99)
 
-#: What noise looks like, as an id says it; the first needs no word.
-DISTRIBUTIONS = ("normal", "real", "ar", "other")
+#: What noise looks like, as an id says it; the first needs no word. The last is what other copies of the environment
+#: show; the others are :data:`sparse_rl.envs.distributions.DISTRIBUTIONS`, which takes more imports.
+NOISE_KINDS = ("normal", "real", "ar", "other")
 
 _GRAMMAR = "<Base>[-v<N>][-noise<percent>[-std<x>|-real|-ar|-other]][-permute<N>], for example HalfCheetah-noise98"
+_WORDS = "|".join(NOISE_KINDS[1:])
 _ID = re.compile(
     r"(?P<base>(?:[\w.]+:)?(?:[\w:-]+/)?[\w:.-]+?)(?:-v(?P<version>\d+))?"
-    r"(?:-noise(?P<noise>\d+(?:\.\d+)?)(?:-std(?P<std>\d+(?:\.\d+)?))?(?:-(?P<distribution>real|ar|other))?)?"
+    r"(?:-noise(?P<noise>\d+(?:\.\d+)?)(?:-std(?P<std>\d+(?:\.\d+)?))?"
+    rf"(?:-(?P<distribution>{_WORDS}))?)?"
     r"(?:-permute(?P<permute>\d+))?",
     re.ASCII,
 )
-_PART = re.compile(r"-(noise|std|real|ar|other|permute)[\d.]*(-|$)")  # not in the name of a base environment
+_PART = re.compile(rf"-(noise|std|{_WORDS}|permute)[\d.]*(-|$)")  # not in the name of a base environment
 _NOISY = re.compile(r"(?P<base>.+?)-?(noise)?-?(?P<percent>[1-9]\d(\.\d+)?)%?", re.IGNORECASE)  # what may be meant so
 _MUJOCO = "gymnasium.envs.mujoco."
 
@@ -70,7 +73,7 @@ class EnvironmentId:
     :param version: version of the base environment; by default the newest that is registered
     :param noise: percentage of features that are noise, in [0, 100), with at most four decimals; None: no wrapper
     :param std: standard deviation of normal noise, with at most four decimals
-    :param distribution: what noise looks like: one of :data:`DISTRIBUTIONS`
+    :param distribution: what noise looks like: one of :data:`NOISE_KINDS`
     :param permute: number of steps after which all features change places; None: no wrapper
     :raises EnvironmentIdError: if a part is out of range, or parts contradict each other
 
@@ -91,8 +94,8 @@ class EnvironmentId:
         match = _ID.fullmatch(self.base)
         if match is None or match["base"] != self.base or _PART.search(self.base):
             raise EnvironmentIdError(_unreadable(str(self)))
-        if self.distribution not in DISTRIBUTIONS:
-            raise EnvironmentIdError(unknown("noise distribution", self.distribution, DISTRIBUTIONS))
+        if self.distribution not in NOISE_KINDS:
+            raise EnvironmentIdError(unknown("noise distribution", self.distribution, NOISE_KINDS))
         is_normal = self.distribution == "normal"
         for problem, sentence in (
             (self.noise is not None and not 0 <= self.noise < 100, "noise is a percentage in [0, 100)"),
@@ -228,7 +231,7 @@ class EnvironmentId:
 def _unreadable(text: str) -> str:
     """Say that an id does not follow the grammar, and which part it may be."""
     sentence = f"Cannot read the environment id {text!r}. Expected {_GRAMMAR}."
-    known = {"std", "permute", *DISTRIBUTIONS[1:]}
+    known = {"std", "permute", *NOISE_KINDS[1:]}
     parts = [part.rstrip("0123456789.") for part in text.partition("-noise")[2].split("-")[1:]]
     return " ".join([sentence, *(unknown("part", part, known) for part in parts if part and part not in known)])
 

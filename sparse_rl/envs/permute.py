@@ -92,7 +92,7 @@ class PermuteFeatures(gym.Wrapper[NDArray[np.float32], Any, Any, Any], gym.utils
         #: Chooses the orders: see :func:`permutation_at`.
         self.permutation_seed = checked_seed(seed, "PermuteFeatures")
         self._steps = 0
-        self._set_phase: int | None = None
+        self._chosen_phase: int | None = None
         self._phase = 0
         self._permutation = permutation_at(self.permutation_seed, 0, len(low))
         # A space cannot change with the phase, so that each feature gets the loosest bounds of all.
@@ -125,7 +125,7 @@ class PermuteFeatures(gym.Wrapper[NDArray[np.float32], Any, Any, Any], gym.utils
         """
         if phase < 0:
             raise ValueError(f"A phase is a number from 0, got {phase}.")
-        self._set_phase = int(phase)
+        self._chosen_phase = int(phase)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -155,8 +155,8 @@ class PermuteFeatures(gym.Wrapper[NDArray[np.float32], Any, Any, Any], gym.utils
         return self._permute(observation), reward, terminated, truncated, info | {"phase": self._phase}
 
     def _due_phase(self) -> int:
-        if self._set_phase is not None:
-            return self._set_phase
+        if self._chosen_phase is not None:
+            return self._chosen_phase
         return 0 if self._every is None else self._steps // self._every
 
     def _enter(self, phase: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparse_rl.features.statistics import total_effect
 from sparse_rl.metrics import passages
 from sparse_rl.nn import SparseLinear
-from sparse_rl.sb3.networks import networks_of
+from sparse_rl.sb3.networks import input_layers
 
 
 def input_layer(policy: BasePolicy) -> SparseLinear | nn.Linear:
@@ -24,9 +24,8 @@ def input_layer(policy: BasePolicy) -> SparseLinear | nn.Linear:
     :return: the layer
     :raises ValueError: if the network sees something else than the observation's entries
     """
-    layer = policy.get_submodule(next(iter(networks_of(policy).values())).layers[0])
+    layer = next(iter(input_layers(policy).values()))
     shape = policy.observation_space.shape or ()
-    assert isinstance(layer, SparseLinear | nn.Linear)
     if len(shape) != 1 or layer.in_features != shape[0]:
         raise ValueError(
             f"The agent's first linear layer has {layer.in_features} inputs, and its observations have the shape "

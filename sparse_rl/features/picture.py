@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from sparse_rl.colors import BLUE, GREY
 from sparse_rl.features.ranking import Confirmation, FeatureRanking
 
-REAL, OTHER = "#0072b2", "#b3b3b3"
+REAL, OTHER = BLUE, GREY
 _LEAST_P = 1e-300  # smaller ones are drawn there: they may be 0, by underflow
 _LABELS = {
     "connections": ("Connections: how the agent is wired", "sum of |weights|"),

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_rl.features.actions import as_numbers
+from sparse_rl.topology.evidence import MOST_NUMBERS
 
 Act = Callable[[NDArray[Any]], NDArray[Any]]
 MakeEnv = Callable[[], gym.Env[Any, Any]]
-_MOST_NUMBERS = 2**25  # of observations that are kept, in float32: 128 MB
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Pool:
     """
 
     def __init__(self, n_features: int, seed: int) -> None:
-        size = min(10_000, max(1000, _MOST_NUMBERS // n_features))
+        size = min(10_000, max(1000, MOST_NUMBERS // n_features))
         self._kept = np.empty((size, n_features), np.float32)
         self._rng = np.random.default_rng(seed)
         self.seen = 0
@@ -72,7 +72,7 @@ def most_transitions(n_features: int) -> int:
     :param n_features: features of an observation
     :return: the number of transitions
     """
-    return max(1000, 2 * _MOST_NUMBERS // n_features)
+    return max(1000, 2 * MOST_NUMBERS // n_features)
 
 
 def play(

@@ -19,21 +19,17 @@ from sparse_rl.kernels.simd import array_at
 
 Floats = NDArray[np.floating[Any]]
 
+_LEVEL_FIELDS = (
+    "is_sparse", "groups", "rows", "inputs", "first", "active", "relu",
+    "values", "bias", "d_values", "d_bias", "pointers", "tiles", "columns", "scratch",
+    "t_pointers", "t_tiles", "t_columns", "t_order", "t_active",
+    "out", "out_stride", "d_out", "d_out_stride",
+    "scattered", "scattered_values", "scattered_gradient", "positions",
+)  # fmt: skip
 #: What a pass has to know of a level; all counts and addresses. What begins with ``t_`` describes the transposed
 #: matrix, without the inputs before ``first``, whose gradient nobody wants. A level whose active weights are scattered
 #: into a dense matrix says where they come from, and where in the matrix they go.
-LEVEL = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("is_sparse", "groups", "rows", "inputs", "first", "active", "relu"),
-            *("values", "bias", "d_values", "d_bias", "pointers", "tiles", "columns", "scratch"),
-            *("t_pointers", "t_tiles", "t_columns", "t_order", "t_active"),
-            *("out", "out_stride", "d_out", "d_out_stride"),
-            *("scattered", "scattered_values", "scattered_gradient", "positions"),
-        )
-    ]
-)
+LEVEL = np.dtype([(name, np.int64) for name in _LEVEL_FIELDS])
 
 _INDICES = np.empty(0, np.int32)
 _POSITIONS = np.empty(0, np.int64)
@@ -79,7 +75,7 @@ def _gather(level: Any, like: Any) -> None:
 
 
 @njit
-def _apply(level: Any, x: int, stride: int, n_batch: int, chunks: int, like: Any) -> None:
+def _apply(level: Any, x: int, stride: int, n_batch: int, threads: int, like: Any) -> None:
     none, one, no, _ = _constants()
     bias, relu, groups = _bias_of(level, like), level.relu != 0, level.groups
     if level.is_sparse:
@@ -87,13 +83,13 @@ def _apply(level: Any, x: int, stride: int, n_batch: int, chunks: int, like: Any
             array_at(level.pointers, (level.tiles + 1, level.rows), _INDICES),
             array_at(level.columns, level.active, _INDICES), none, groups,
             array_at(level.values, level.active, like), _POSITIONS, like, bias, x, stride, level.inputs * groups,
-            level.out, level.out_stride, n_batch, no, relu, none, none, chunks,
+            level.out, level.out_stride, n_batch, no, relu, none, none, threads,
         )  # fmt: skip
     else:
         rows = level.rows // groups
         dense.multiply(
             level.values, level.inputs, one, rows * level.inputs, groups, bias, x, stride, level.inputs,
-            level.out, level.out_stride, rows, n_batch, relu, none, none, chunks,
+            level.out, level.out_stride, rows, n_batch, relu, none, none, threads,
         )  # fmt: skip
 
 
@@ -119,7 +115,7 @@ def _apply_to_vector(level: Any, x: int, like: Any) -> None:
 
 
 @cached_njit()
-def forward(levels: Any, x: int, stride: int, n_batch: int, chunks: int, like: Floats) -> None:
+def forward(levels: Any, x: int, stride: int, n_batch: int, threads: int, like: Floats) -> None:
     """
     Compute the outputs of all levels.
 
@@ -127,7 +123,7 @@ def forward(levels: Any, x: int, stride: int, n_batch: int, chunks: int, like: F
     :param x: address of the inputs, feature-major
     :param stride: elements between two rows of them
     :param n_batch: columns of the inputs
-    :param chunks: threads
+    :param threads: how many threads share the work
     :param like: an empty array of the element type
     """
     for index in range(levels.size):
@@ -136,12 +132,12 @@ def forward(levels: Any, x: int, stride: int, n_batch: int, chunks: int, like: F
         if n_batch == 1 and stride == 1 and levels[index].groups == 1:
             _apply_to_vector(levels[index], x, like)
         else:
-            _apply(levels[index], x, stride, n_batch, chunks, like)
+            _apply(levels[index], x, stride, n_batch, threads, like)
         x, stride = levels[index].out, levels[index].out_stride
 
 
 @njit
-def _differentiate(level: Any, x: int, stride: int, n_batch: int, chunks: int, like: Any) -> None:
+def _differentiate(level: Any, x: int, stride: int, n_batch: int, threads: int, like: Any) -> None:
     """Write the gradients of a level's parameters."""
     none = _constants()[0]
     dy, dy_stride = level.d_out, level.d_out_stride
@@ -158,19 +154,19 @@ def _differentiate(level: Any, x: int, stride: int, n_batch: int, chunks: int, l
             array_at(level.pointers, (level.tiles + 1, level.rows), _INDICES),
             array_at(level.columns, level.active, _INDICES), none, level.groups,
             dy, dy_stride, x, stride, level.inputs * level.groups, n_batch,
-            array_at(level.d_values, level.active, like), d_bias, chunks,
+            array_at(level.d_values, level.active, like), d_bias, threads,
         )  # fmt: skip
         return
     if level.d_bias != 0:
-        dense.sum_rows(dy, dy_stride, n_batch, d_bias, chunks)
+        dense.sum_rows(dy, dy_stride, n_batch, d_bias, threads)
     if level.d_values != 0:
-        _differentiate_dense(level, x, stride, n_batch, chunks, like)
+        _differentiate_dense(level, x, stride, n_batch, threads, like)
         if level.scattered:
             _gather(level, like)
 
 
 @njit
-def _differentiate_dense(level: Any, x: int, x_stride: int, n_batch: int, chunks: int, like: Any) -> None:
+def _differentiate_dense(level: Any, x: int, x_stride: int, n_batch: int, threads: int, like: Any) -> None:
     """Multiply the gradient of the output with the transposed inputs, group by group."""
     none, one, no, _ = _constants()
     rows, width, size = level.rows // level.groups, level.inputs, like.itemsize
@@ -186,13 +182,13 @@ def _differentiate_dense(level: Any, x: int, x_stride: int, n_batch: int, chunks
         dense.transpose(inputs, x_stride, width, n_batch, level.scratch, stride, like)
         dense.multiply(
             dy, level.d_out_stride, one, none, one, like, level.scratch, stride, n_batch, out, width,
-            rows, width, no, none, none, chunks,
+            rows, width, no, none, none, threads,
         )  # fmt: skip
 
 
 @njit
 def _pull_back(
-    level: Any, dx: int, dx_stride: int, mask: int, mask_stride: int, n_batch: int, chunks: int, like: Any
+    level: Any, dx: int, dx_stride: int, mask: int, mask_stride: int, n_batch: int, threads: int, like: Any
 ) -> None:
     """Compute the gradient of a level's inputs from its first on; it is zero where a mask is zero or negative."""
     none, one, no, _ = _constants()
@@ -203,20 +199,21 @@ def _pull_back(
             array_at(level.t_columns, level.t_active, _INDICES), none, groups,
             array_at(level.values, level.active, like), array_at(level.t_order, level.t_active, _POSITIONS),
             array_at(level.scratch, level.t_active, like), like, dy, dy_stride, level.rows,
-            dx, dx_stride, n_batch, no, no, mask, mask_stride, chunks,
+            dx, dx_stride, n_batch, no, no, mask, mask_stride, threads,
         )  # fmt: skip
     else:
         rows = level.rows // groups
         dense.multiply(
             level.values + level.first * like.itemsize, one, level.inputs, rows * level.inputs, groups, like,
-            dy, dy_stride, rows, dx, dx_stride, width, n_batch, no, mask, mask_stride, chunks,
+            dy, dy_stride, rows, dx, dx_stride, width, n_batch, no, mask, mask_stride, threads,
         )  # fmt: skip
 
 
 @cached_njit()
 def backward(
-    levels: Any, x: int, stride: int, n_batch: int, parameters: bool, dx: int, dx_stride: int, chunks: int, like: Floats
-) -> None:
+    levels: Any, x: int, stride: int, n_batch: int, parameters: bool, dx: int, dx_stride: int, threads: int,
+    like: Floats,
+) -> None:  # fmt: skip
     """
     Compute gradients; that of the last level's output, after its ReLU if it has one, is in its ``d_out``.
 
@@ -227,7 +224,7 @@ def backward(
     :param parameters: whether to write the gradients of the parameters
     :param dx: address of the gradient of the inputs, from the first level's ``first`` on; 0 for none
     :param dx_stride: elements between two rows of it
-    :param chunks: threads
+    :param threads: how many threads share the work
     :param like: an empty array of the element type
     """
     none = _constants()[0]
@@ -236,11 +233,11 @@ def backward(
         if index > 0:
             below = levels[index - 1]
             if parameters:
-                _differentiate(level, below.out, below.out_stride, n_batch, chunks, like)
+                _differentiate(level, below.out, below.out_stride, n_batch, threads, like)
             mask = below.out if below.relu else none
-            _pull_back(level, below.d_out, below.d_out_stride, mask, below.out_stride, n_batch, chunks, like)
+            _pull_back(level, below.d_out, below.d_out_stride, mask, below.out_stride, n_batch, threads, like)
         else:
             if parameters:
-                _differentiate(level, x, stride, n_batch, chunks, like)
+                _differentiate(level, x, stride, n_batch, threads, like)
             if dx != 0:
-                _pull_back(level, dx, dx_stride, none, none, n_batch, chunks, like)
+                _pull_back(level, dx, dx_stride, none, none, n_batch, threads, like)

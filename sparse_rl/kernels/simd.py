@@ -30,11 +30,15 @@ BLOCK_BYTES = (4 if _AVX512 else 2) * _REGISTER  # six accumulators of this widt
 
 
 def _intrinsic(function: Callable[..., Any]) -> Any:
-    """Register code that is generated where a function is called, without the first parameter."""
+    """
+    Register code that is generated where a function is called, without the first parameter.
+
+    It is ``intrinsic`` for checkers of types: Numba's own annotation expects callers to give the first parameter too.
+    """
     return intrinsic(function)
 
 
-_carray = vars(numba)["carray"]
+_carray = vars(numba)["carray"]  # public, but Numba's annotations do not export it
 
 
 class Vector(types.Type):

@@ -163,10 +163,10 @@ def multiply_vector(
     """
     zero = y.dtype.type(0)
     for i in range(y.size):
-        total = y[i]
+        entry = y[i]
         for p in range(np.uint64(starts[i]), np.uint64(stops[i])):
-            total += values[p] * x[columns[p] - first_input]
-        y[i] = zero if relu and total < zero else total
+            entry += values[p] * x[columns[p] - first_input]
+        y[i] = zero if relu and entry < zero else entry
 
 
 @njit

@@ -59,6 +59,7 @@ def start_threads() -> None:
 def _share_a_runtime() -> bool:
     """Tell whether Numba's threads are PyTorch's; where that cannot be found out, it is taken that they are not."""
     maps = Path("/proc/self/maps")
+    # Both are public, but Numba's annotations do not export what vars() finds here and below.
     if vars(numba)["threading_layer"]() != "omp" or not maps.exists():
         return False
     paths = {line.split()[-1] for line in maps.read_text().splitlines() if "/" in line}

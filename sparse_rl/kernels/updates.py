@@ -31,22 +31,22 @@ def _step(
 
 
 @njit
-def _part(address: int, size: int, chunk: int, chunks: int, like: Any) -> Any:
+def _part(address: int, size: int, part: int, parts: int, like: Any) -> Any:
     """See one of several equal parts of a vector."""
-    start = size * chunk // chunks
-    return array_at(address + start * like.itemsize, size * (chunk + 1) // chunks - start, like)
+    start = size * part // parts
+    return array_at(address + start * like.itemsize, size * (part + 1) // parts - start, like)
 
 
 @cached_njit(parallel=True)
 def _step_all(
-    vectors: Any, factors: Any, step_size: Any, root: Any, eps: Any, chunks: int, like: NDArray[np.floating[Any]]
+    vectors: Any, factors: Any, step_size: Any, root: Any, eps: Any, threads: int, like: NDArray[np.floating[Any]]
 ) -> None:
-    for chunk in prange(chunks):
+    for part in prange(threads):
         for index in range(vectors.size):
             v = vectors[index]
             _step(
-                _part(v.values, v.size, chunk, chunks, like), _part(v.gradient, v.size, chunk, chunks, like),
-                _part(v.exp_avg, v.size, chunk, chunks, like), _part(v.exp_avg_sq, v.size, chunk, chunks, like),
+                _part(v.values, v.size, part, threads, like), _part(v.gradient, v.size, part, threads, like),
+                _part(v.exp_avg, v.size, part, threads, like), _part(v.exp_avg_sq, v.size, part, threads, like),
                 factors, step_size, root, eps,
             )  # fmt: skip
 
@@ -60,7 +60,7 @@ def adam(
     beta_2: float,
     eps: float,
     weight_decay: float,
-    chunks: int,
+    threads: int,
     like: NDArray[np.floating[Any]],
 ) -> None:
     """
@@ -73,7 +73,7 @@ def adam(
     :param beta_2: decay of the second moment
     :param eps: added to the denominator
     :param weight_decay: L2 penalty
-    :param chunks: threads
+    :param threads: how many threads share the work
     :param like: an array of the element type
     """
     kind = like.dtype.type
@@ -81,7 +81,7 @@ def adam(
     count = np.float64(steps[0])
     factors = (kind(beta_1), kind(1 - beta_1), kind(beta_2), kind(1 - beta_2), kind(weight_decay))
     step_size, root = kind(learning_rate / (1 - beta_1**count)), kind(1 / sqrt(1 - beta_2**count))
-    _step_all(vectors, factors, step_size, root, kind(eps), chunks, like)
+    _step_all(vectors, factors, step_size, root, kind(eps), threads, like)
 
 
 @njit(fastmath={"contract"})
@@ -94,19 +94,19 @@ def _follow(values: Any, followed: Any, weight: Any) -> None:
 
 
 @cached_njit(parallel=True)
-def follow(vectors: Any, weight: float, chunks: int, like: NDArray[np.floating[Any]]) -> None:
+def follow(vectors: Any, weight: float, threads: int, like: NDArray[np.floating[Any]]) -> None:
     """
     Move target networks a little towards the networks that they follow (Polyak averaging).
 
     :param vectors: the parameters of the targets, of dtype :data:`FOLLOWING`
     :param weight: how far, in [0, 1]
-    :param chunks: threads
+    :param threads: how many threads share the work
     :param like: an array of the element type
     """
     step = like.dtype.type(weight)
-    for chunk in prange(chunks):
+    for part in prange(threads):
         for index in range(vectors.size):
             v = vectors[index]
             _follow(
-                _part(v.values, v.size, chunk, chunks, like), _part(v.followed, v.size, chunk, chunks, like), step
+                _part(v.values, v.size, part, threads, like), _part(v.followed, v.size, part, threads, like), step
             )  # fmt: skip

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from sparse_rl.plots.intervals import Array
 from sparse_rl.storage import StorageError, load_arrays, open_regular, write_atomically
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.film import MOST_FRAMES
+from sparse_rl.training.groups import groups_of
 from sparse_rl.training.pictures import ACTION, LINES, NOISE, REAL
 from sparse_rl.training.returns import MOST_STEPS, check_steps
+from sparse_rl.training.run_folder import CONNECTIONS, MEANS, PICTURE
 
 ENDING = ".gif"
 _MILLISECONDS = 100  # that a frame is seen
@@ -57,8 +60,8 @@ class Film:
 
 def read_film(folder: Path) -> Film:
     """
-    Read what a run has kept of its connections: of every feature in ``connectivity.npz``; in older runs only means, in
-    ``connectivity.csv``.
+    Read what there is of a run's connections: of every feature, in ``connectivity.npz``; where that was not kept, as of
+    the runs in ``benchmarks/results``, only means, in ``connectivity.csv``.
 
     :param folder: the run's folder
     :return: the film
@@ -67,7 +70,7 @@ def read_film(folder: Path) -> Film:
     """
     config = read_config(folder)
     title = f"{config.get('algo')} on {config.get('env')}"
-    features, means = folder / "connectivity.npz", folder / "connectivity.csv"
+    features, means = folder / CONNECTIONS, folder / MEANS
     if not (features.exists() or means.exists()):
         raise InputError(
             f"The run in {str(folder)!r} has neither {features.name} nor {means.name}: they are written when training "
@@ -83,7 +86,7 @@ def read_film(folder: Path) -> Film:
     if len(film.steps) < 2:
         raise InputError(
             f"The connections of the run in {str(folder)!r} never changed, so there is nothing to animate: "
-            "connectivity.png shows where they are."
+            f"{PICTURE} shows where they are."
         )
     return film
 
@@ -101,7 +104,7 @@ def _of_features(title: str, file: Path) -> Film:
         raise ValueError("its tables do not belong together")
     if any(counts.shape[1] < real.shape[1] or (counts < 0).any() for counts in arrays.values()):
         raise ValueError("its tables do not belong together: a network has fewer inputs, or connections, than can be")
-    groups = {network: _groups(real, counts.shape[1]) for network, counts in arrays.items()}
+    groups = {network: groups_of(real, counts.shape[1]) for network, counts in arrays.items()}
     means = {
         network: {name: _means(counts, members) for name, members in groups[network].items()}
         for network, counts in arrays.items()
@@ -116,15 +119,6 @@ def _check_amount(steps: NDArray[np.int64], networks: Mapping[str, Any]) -> None
             f"it has {len(steps)} frames of {len(networks)} networks; expected at most {MOST_FRAMES} frames of 1 to "
             f"{_MOST_NETWORKS} networks"
         )
-
-
-def _groups(real: NDArray[np.bool_], inputs: int) -> dict[str, NDArray[np.bool_]]:
-    """Tell inputs apart: those of the observation come first, then, in some critics, actions."""
-    observed = np.zeros((len(real), inputs), dtype=bool)
-    observed[:, : real.shape[1]] = True
-    is_real = np.zeros_like(observed)
-    is_real[:, : real.shape[1]] = real
-    return {"noise": observed & ~is_real, "real": is_real, "action": ~observed}
 
 
 def _means(counts: NDArray[np.unsignedinteger[Any]], members: NDArray[np.bool_]) -> Array:
@@ -185,7 +179,7 @@ class _Screen:
 
     def _over_time(self, axes: Axes) -> Iterator[tuple[tuple[str, str], Line2D]]:
         top = 0.0
-        for (network, groups), style in zip(self.film.means.items(), LINES, strict=False):
+        for (network, groups), style in zip(self.film.means.items(), cycle(LINES), strict=False):
             for name in ("real", "noise"):
                 if not np.isnan(groups[name]).all():
                     (line,) = axes.plot([], [], style, color=_GROUPS[name][0], label=f"{network}: {name}")

@@ -20,9 +20,9 @@ from sparse_rl.storage import write_atomically
 #: The formats of pictures, by the ending of the file.
 ENDINGS = (".png", ".svg", ".pdf")
 COLUMNS = (
-    *("environment", "algorithm", "settings", "replay", "networks", "runs", "statistic"),
-    *("steps", "seconds", "flops", "return", "low", "high"),
-)
+    "environment", "algorithm", "settings", "replay", "networks", "runs", "statistic",
+    "steps", "seconds", "flops", "return", "low", "high",
+)  # fmt: skip
 _COLORS = [colormaps["tab10"](place) for place in range(10) if place != 7]  # without its grey
 _GREYS = ("0.15", "0.5", "0.7")
 _ABREAST = 3  # pictures in a row

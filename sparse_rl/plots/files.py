@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sparse_rl.inputs import InputError
 from sparse_rl.plots.intervals import Array
 from sparse_rl.storage import open_regular
-from sparse_rl.training.returns import EVALUATIONS as EVALUATIONS
 from sparse_rl.training.returns import MOST, MOST_STEPS
 from sparse_rl.training.returns import read_evaluations as read_evaluations
+from sparse_rl.training.run_folder import EVALUATIONS as EVALUATIONS
 
 MONITORS = "*.monitor.csv"
 MOST_MONITOR_BYTES = 2**26  # of all files of a run together: some millions of episodes
@@ -130,6 +130,7 @@ def operations(tensorboard: Path, steps: NDArray[np.int64]) -> Array:
     """
     if not tensorboard.is_dir():  # it may have been elsewhere, and is gone
         return np.full(len(steps), np.nan)
+    # Of any name that TensorBoard would read, a stranger's too.
     if not all(stat.S_ISREG(file.stat().st_mode) for file in tensorboard.glob("*tfevents*")):
         raise InputError(f"{str(tensorboard)!r} has events in something else than a regular file.")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

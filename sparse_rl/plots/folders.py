@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparse_rl.agents.recipe import flatten
 from sparse_rl.envs import EnvironmentIdError
 from sparse_rl.inputs import Choice, InputError, Number
 from sparse_rl.plots.files import EVALUATIONS, MONITORS
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol
-from sparse_rl.training.run_folder import CHECKPOINTS, file_name
+from sparse_rl.training.run_folder import CHECKPOINTS, SETTINGS, file_name
 
 RL_ZOO = "rl-baselines3-zoo"  # "the zoo" is the one that comes with this package
 _RL_ZOO_NAME = re.compile(r"(?P<environment>.+)_(?P<number>\d+)")
@@ -106,7 +107,7 @@ def _below(folder: Path, seen: set[tuple[int, int]], notes: list[str]) -> Iterat
 
 def _identify(folder: Path) -> FoundRun:
     path = folder.absolute()
-    if (folder / "config.yml").exists():
+    if (folder / SETTINGS).exists():
         return _ours(folder, read_config(folder))
     name = _RL_ZOO_NAME.fullmatch(path.name)
     if name is None or not path.parent.name:
@@ -132,7 +133,7 @@ def _ours(folder: Path, config: Mapping[str, Any]) -> FoundRun:
     hyperparameters = config["hyperparameters"]
     n_envs = int(Number(1, _MOST_ENVS, whole=True)("n_envs in its config.yml", hyperparameters.get("n_envs", 1)))
     replay = Choice(("observed", "redrawn"))("replay in its config.yml", hyperparameters.get("replay", "observed"))
-    settings = dict(_flat({**hyperparameters, "env_kwargs": config.get("env_kwargs") or {}}))
+    settings = dict(flatten({**hyperparameters, "env_kwargs": config.get("env_kwargs") or {}}))
     if len(str(settings)) > _MOST_SETTINGS:
         raise InputError(f"the hyperparameters in its config.yml have more than {_MOST_SETTINGS:,} letters.")
     for key in _OF_LOOKING:
@@ -156,14 +157,6 @@ def _check_names(*names: str) -> None:
     for name in names:
         if not name.isprintable() or not 0 < len(name) <= _MOST_LETTERS or file_name(name) in (".", ".."):
             raise InputError(f"{name[:_MOST_LETTERS]!r} is no name of an algorithm or an environment.")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def settings_of(runs: Sequence[FoundRun]) -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparse_rl.nn import SparseLinear, rewire_layer, sparse_layers
 from sparse_rl.sb3.gradients import GradientCatcher
-from sparse_rl.sb3.networks import target_of
+from sparse_rl.sb3.networks import is_target, target_of
 from sparse_rl.sb3.steps import gradient_steps
 from sparse_rl.topology import Budget, Method, WeightGradient
 
@@ -171,7 +171,7 @@ class TopologyCallback(BaseCallback):
 
     def _record(self) -> None:
         layers = sparse_layers(self.model.policy)
-        online = {name: layer for name, layer in layers.items() if "_target." not in name}
+        online = {name: layer for name, layer in layers.items() if not is_target(name)}
         for name, layer in online.items():
             self.logger.record(f"sparsity/density/{_brief(name)}", layer.density)
         self.logger.record("sparsity/active_weights", sum(layer.values.numel() for layer in online.values()))
@@ -193,7 +193,7 @@ def online_layers(
     optimizers = list(_optimizers(policy))
     found, followed = {}, set()
     for name, layer in layers.items():
-        if name.partition(".")[0].endswith("_target"):
+        if is_target(name):
             continue
         trained_by = [optimizer for optimizer in optimizers if _trains(optimizer, layer)]
         if len(trained_by) != 1:
@@ -204,7 +204,7 @@ def online_layers(
         target = target_of(name)
         followed.add(target)
         found[name] = (layer, trained_by[0], [layers[target]] if target in layers else [])
-    if alone := [name for name in layers if "_target." in name and name not in followed]:
+    if alone := [name for name in layers if is_target(name) and name not in followed]:
         raise ValueError(f"The target layer {alone[0]!r} has no online layer of the same name to follow.")
     return found
 

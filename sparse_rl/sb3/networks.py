@@ -67,6 +67,21 @@ def networks_of(policy: BasePolicy) -> Mapping[str, Network]:
     return found
 
 
+def input_layers(policy: BasePolicy) -> Mapping[str, SparseLinear | nn.Linear]:
+    """
+    Find the layers by which the networks of a policy see.
+
+    :param policy: see :func:`networks_of`
+    :return: the layers by the names of the networks
+    """
+    found: dict[str, SparseLinear | nn.Linear] = {}
+    for name, network in networks_of(policy).items():
+        layer = policy.get_submodule(network.layers[0])
+        assert isinstance(layer, SparseLinear | nn.Linear)
+        found[name] = layer
+    return found
+
+
 def _candidates(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, str, Sequence[str]]]:
     """List how Stable-Baselines3 and sb3-contrib name the networks of their policies: name, kind, parts."""
     yield "actor", "actor", ["actor.latent_pi", "actor.mu", "actor.log_std"]  # TD3's has no `latent_pi`
@@ -94,6 +109,16 @@ def linears_in(module: nn.Module, parts: Sequence[str]) -> list[str]:
         for child, layer in module.get_submodule(part).named_modules()
         if isinstance(layer, nn.Linear | SparseLinear)
     ]
+
+
+def is_target(name: str) -> bool:
+    """
+    Tell whether a module belongs to a target network.
+
+    :param name: dotted name of the module in its policy
+    :return: whether it does
+    """
+    return name.partition(".")[0].endswith("_target")
 
 
 def target_of(name: str) -> str:

@@ -15,8 +15,7 @@ from sparse_rl.nn import SparseLinear, rewire_layer
 from sparse_rl.sb3.callbacks import online_layers
 from sparse_rl.sb3.networks import networks_of
 from sparse_rl.topology import Evidence, Rewiring, Topology, sample_distinct, screen
-
-_MOST_NUMBERS = 2**25  # of observations that are looked at: 128 MB
+from sparse_rl.topology.evidence import MOST_NUMBERS
 
 
 class ScreeningCallback(BaseCallback):
@@ -88,7 +87,7 @@ class ScreeningCallback(BaseCallback):
         buffer, env = self.model.replay_buffer, self.model.get_vec_normalize_env()
         assert buffer is not None
         n_envs, features = buffer.n_envs, int(np.prod(self.model.observation_space.shape or ()))
-        steps = min(buffer.size(), max(1000, _MOST_NUMBERS // features) // n_envs)
+        steps = min(buffer.size(), max(1000, MOST_NUMBERS // features) // n_envs)
         rows = np.tile((buffer.pos - buffer.size() + np.arange(steps)) % buffer.buffer_size, n_envs)
         copies = np.repeat(np.arange(n_envs), steps)
         before, after = (x.reshape(len(rows), -1) for x in _observations(buffer, rows, copies, env))

@@ -21,18 +21,16 @@ from sparse_rl.agents import load_agent
 from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import CONFIG, MODEL, MOST_CONFIG_BYTES
 from sparse_rl.agents.zoo import CARD as ZOO_CARD
-from sparse_rl.inputs import InputError
 from sparse_rl.storage import StorageError, open_regular
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.finding import FoundAgent
-from sparse_rl.training.returns import EVALUATIONS, read_evaluations
 from sparse_rl.training.returns import MOST_BYTES as MOST_EVALUATION_BYTES
-from sparse_rl.training.run_folder import agent_folder, file_name
+from sparse_rl.training.returns import read_evaluations
+from sparse_rl.training.run_folder import EVALUATIONS, PICTURE, SETTINGS, SUMMARY, agent_folder, file_name
 from sparse_rl.training.trained import open_found
 
-CARD, SETTINGS, PICTURE = "README.md", "config.yml", "connectivity.png"
-SUMMARY, PHASES = "summary.yml", "phases.yml"
+CARD = "README.md"
 #: The files that may be shared, and how many bytes each may have.
 MOST_BYTES: Mapping[str, int] = {
     MODEL: 2**30,
@@ -40,7 +38,6 @@ MOST_BYTES: Mapping[str, int] = {
     CARD: 2**20,
     SETTINGS: 2**20,
     SUMMARY: 2**20,
-    PHASES: 2**16,
     ZOO_CARD: 2**20,
     PICTURE: 2**24,
     EVALUATIONS: MOST_EVALUATION_BYTES,
@@ -102,8 +99,7 @@ def collect(
     :raises ValueError: if there is no agent, it cannot be loaded, or it cannot be evaluated
     :raises OSError: if a file cannot be read
     """
-    if not found.is_safe:
-        raise InputError(f"There is no agent in {str(found.agent)!r}, or none yet.")
+    found.check()
     files = {name: _read(found.agent / name) for name in (MODEL, CONFIG)}
     with TemporaryDirectory() as temporary:
         # The run may go on, and save another agent: what is loaded and judged are the bytes that are shared.
@@ -126,9 +122,7 @@ def _files_around(found: FoundAgent) -> dict[str, bytes]:
     if found.run is None:
         names = (ZOO_CARD, PICTURE) if found.card is not None else ()
         return {name: _read(found.agent / name) for name in names if (found.agent / name).exists()}
-    files = {name: _read(found.run / name) for name in (PICTURE, EVALUATIONS, SUMMARY) if (found.run / name).exists()}
-    phase = found.phase_beside_it()
-    return files if phase is None else files | {PHASES: yaml.safe_dump({"last": phase}).encode()}
+    return {name: _read(found.run / name) for name in (PICTURE, EVALUATIONS, SUMMARY) if (found.run / name).exists()}
 
 
 def agent_name(config: Mapping[str, Any]) -> str:
@@ -162,7 +156,7 @@ def unpack(folder: Path) -> None:
         agent.mkdir()
         for name in (MODEL, CONFIG):
             (folder / name).rename(agent / name)
-    for name in (SUMMARY, PHASES, ZOO_CARD):
+    for name in (SUMMARY, ZOO_CARD):
         if (folder / name).exists() and not isinstance(read_yaml(folder / name), dict):
             raise StorageError(f"{name!r} does not hold keys and values.")
     if (folder / PICTURE).exists() and not _read(folder / PICTURE).startswith(b"\x89PNG\r\n\x1a\n"):

@@ -4,7 +4,8 @@ from typing import Any
 
 import yaml
 
-from sparse_rl.sharing.bundle import PICTURE, Bundle
+from sparse_rl.sharing.bundle import Bundle
+from sparse_rl.training.run_folder import PICTURE
 
 _VERSIONS = ("sparse_rl", "python", "torch", "stable_baselines3", "gymnasium", "mujoco", "numba", "numpy")
 

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from sparse_rl.agents.saved import CONFIG, MODEL
-from sparse_rl.inputs import InputError
+from sparse_rl.inputs import InputError, first_line
 from sparse_rl.sharing.bundle import CARD, MOST_BYTES, Bundle, unpack
 from sparse_rl.sharing.card import model_card
 from sparse_rl.storage import StorageError
@@ -185,4 +185,4 @@ def _sentences(repository: str, endpoint: str) -> Iterator[None]:
     except RuntimeError as error:  # of an upload by Git LFS
         raise InputError(f"The upload to {repository!r} at {endpoint} failed: {error.__cause__ or error}") from error
     except (_HTTP_ERROR, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        raise InputError(f"{endpoint} cannot be reached: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{endpoint} cannot be reached: {first_line(error)}") from error

@@ -13,6 +13,7 @@ import zipfile
 import torch
 from torch import Tensor
 
+from sparse_rl.inputs import first_line
 from sparse_rl.storage.archives import read_members
 from sparse_rl.storage.reading import StorageError
 
@@ -27,12 +28,12 @@ _GLOBALS = {
     *(f"torch {name}Storage" for name in _STORAGES),
 }
 _OPCODES = {
-    *("PROTO", "STOP", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "MARK"),
-    *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
-    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"),
-    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
-    *("EMPTY_DICT", "SETITEM", "SETITEMS"),
-}
+    "PROTO", "STOP", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "MARK",
+    "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET",
+    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE",
+    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS",
+    "EMPTY_DICT", "SETITEM", "SETITEMS",
+}  # fmt: skip
 
 
 def load_pth(content: bytes, where: str) -> dict[str, Tensor]:
@@ -89,8 +90,7 @@ def _load(archive: bytes, device: str, where: str) -> dict[str, Tensor]:
     try:
         loaded = torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(f"{where} is damaged: {reason}") from error
+        raise StorageError(f"{where} is damaged: {first_line(error)}") from error
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and type(tensor) in (Tensor, torch.nn.Parameter) for name, tensor in loaded.items()
     ):

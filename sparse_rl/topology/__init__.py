@@ -1,4 +1,9 @@
-"""Which weights exist, and how that changes: no reinforcement learning, no layers, only indices."""
+"""
+Which weights exist, and how that changes: only indices, no layers and no agents.
+
+One module, :mod:`~sparse_rl.topology.evidence`, tests which inputs of transitions bear on a task: tensors in, p-values
+out, and nothing that knows an environment or an algorithm.
+"""
 
 from sparse_rl.topology.distributions import (
     DISTRIBUTIONS,
@@ -9,7 +14,7 @@ from sparse_rl.topology.distributions import (
     input_layer,
     uniform,
 )
-from sparse_rl.topology.evidence import Evidence, Tests, benjamini_hochberg, fewest_transitions, run_tests, screen
+from sparse_rl.topology.evidence import Evidence, PValues, benjamini_hochberg, fewest_transitions, run_tests, screen
 from sparse_rl.topology.gradients import WeightGradient, grow_by_gradient
 from sparse_rl.topology.methods import (
     SET,
@@ -33,11 +38,11 @@ __all__ = [
     "GradualPruning",
     "Method",
     "NeuroplasticExpansion",
+    "PValues",
     "Rewiring",
     "RigL",
     "SignedSET",
     "Static",
-    "Tests",
     "Topology",
     "UpdateSchedule",
     "WeightGradient",

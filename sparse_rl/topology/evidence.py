@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: So many observed numbers are kept for tests, unless 1000 observations have more: 128 MB in 32 bits.
+MOST_NUMBERS = 2**25
 _SHIFTS = 20  # shifted series that an autocorrelated one is compared with
 _BLOCK = 1024  # features that are tested at a time, in 64-bit numbers
 
@@ -41,7 +43,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Tests:
+class PValues:
     """
     The p-values of each test, float64 of shape ``(features,)``.
 
@@ -77,7 +79,7 @@ def screen(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, leve
     return Evidence(benjamini_hochberg(p_values, level), p_values)
 
 
-def run_tests(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, level: float = 0.01) -> Tests:
+def run_tests(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, level: float = 0.01) -> PValues:
     """
     Make the three tests of :func:`screen`, which has the same arguments, one by one.
 
@@ -111,7 +113,7 @@ def run_tests(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, l
         surprise = _surprise(before[:, first].double(), after[:, first].double(), actions)
         predicts = tested(lambda block: _correlation([_standardized(before[:, block].double())], surprise))
         predicts[first] = 1  # what has been found cannot surprise itself
-    return Tests(responds, pays, predicts)
+    return PValues(responds, pays, predicts)
 
 
 def fewest_transitions(action_dimensions: int) -> int:

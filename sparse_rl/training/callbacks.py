@@ -19,7 +19,7 @@ from sparse_rl.training.connectivity import NOT_SCALAR, ConnectivityCallback
 from sparse_rl.training.guard import GuardCallback
 from sparse_rl.training.measurement import networks
 from sparse_rl.training.metrics import MetricsCallback
-from sparse_rl.training.run_folder import RunFolder, agent_folder
+from sparse_rl.training.run_folder import EVALUATIONS, RunFolder, agent_folder
 from sparse_rl.training.vec_envs import phase_of, set_phase
 
 
@@ -169,9 +169,9 @@ class CurvesPageCallback(BaseCallback):
 
 
 _EVALUATED = (
-    *("evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes"),
-    *("best_mean_reward", "last_mean_reward", "phase", "_next"),
-)
+    "evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes",
+    "best_mean_reward", "last_mean_reward", "phase", "_next",
+)  # fmt: skip
 
 
 class EvaluationCallback(EvalCallback):
@@ -238,10 +238,10 @@ class EvaluationCallback(EvalCallback):
         if self.evaluations_successes:
             arrays["successes"] = self.evaluations_successes
         if self.evaluations_timesteps:
-            np.savez(self.folder.staging / "evaluations.npz", **arrays)  # type: ignore[arg-type]
+            np.savez(self.folder.staging / EVALUATIONS, **arrays)  # type: ignore[arg-type]
             self.folder.publish()
         else:
-            (self.folder.path / "evaluations.npz").unlink(missing_ok=True)
+            (self.folder.path / EVALUATIONS).unlink(missing_ok=True)
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         # Called at each step of an evaluation, which may be long.

@@ -9,9 +9,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure
 
 from sparse_rl.metrics import connections_per_feature
-from sparse_rl.training.measurement import FIGURES, Measurement, input_layers, measure
+from sparse_rl.sb3.networks import input_layers
+from sparse_rl.training.measurement import FIGURES, Measurement, measure
 from sparse_rl.training.pictures import connectivity_picture, features_picture
-from sparse_rl.training.run_folder import RunFolder
+from sparse_rl.training.run_folder import MEANS, PICTURE, RunFolder
 from sparse_rl.training.vec_envs import real_features
 
 NOT_SCALAR = ("stdout", "log", "json", "csv")
@@ -63,7 +64,7 @@ class ConnectivityCallback(BaseCallback):
     def take(self) -> None:
         """Measure all networks now, and hand the figures to the logger."""
         real = real_features(self.training_env)
-        for network, layer in input_layers(self.model).items():
+        for network, layer in input_layers(self.model.policy).items():
             measurement = measure(self.num_timesteps, network, layer, real)
             self.measurements.append(measurement)
             for figure in FIGURES:
@@ -82,15 +83,15 @@ class ConnectivityCallback(BaseCallback):
         header = [field.name for field in fields(Measurement)]
         rows = [asdict(measurement).values() for measurement in self.measurements]
         lines = [",".join("" if value is None else str(value) for value in row) for row in rows]
-        self.folder.write_text("connectivity.csv", "\n".join([",".join(header), *lines, ""]))
+        self.folder.write_text(MEANS, "\n".join([",".join(header), *lines, ""]))
         picture = connectivity_picture(
             self.measurements, self._connections(), real_features(self.training_env), self._heading()
         )
-        picture.savefig(self.folder.staging / "connectivity.png", dpi=120)
+        picture.savefig(self.folder.staging / PICTURE, dpi=120)
         self.folder.publish()
 
     def _connections(self) -> dict[str, NDArray[np.int64]]:
-        return {name: connections_per_feature(layer)[0] for name, layer in input_layers(self.model).items()}
+        return {name: connections_per_feature(layer)[0] for name, layer in input_layers(self.model.policy).items()}
 
     def _heading(self) -> str:
         return f"{self.title}, {self.num_timesteps:,} steps"

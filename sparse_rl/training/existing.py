@@ -13,7 +13,7 @@ from sparse_rl.agents.recipe import check_algorithm, learner_of, read_yaml
 from sparse_rl.inputs import InputError
 from sparse_rl.storage import locked
 from sparse_rl.training.plan import Plan
-from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, STAGING, has_results
+from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, SETTINGS, STAGING, SUMMARY, has_results
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -25,10 +25,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     :raises ValueError: if there is none, or it does not describe a run
     :raises OSError: if it cannot be read
     """
-    file = folder / "config.yml"
+    file = folder / SETTINGS
     if not file.exists():
         raise InputError(
-            f"There is no run in {str(folder)!r}: expected a folder with a config.yml, such as "
+            f"There is no run in {str(folder)!r}: expected a folder with a {SETTINGS}, such as "
             "runs/anf-sac/HalfCheetah-noise98/1."
         )
     config = read_yaml(file)
@@ -52,7 +52,7 @@ def plan_of(config: Mapping[str, Any], folder: Path) -> Plan:
     values = {field.name: config[field.name] for field in fields(Plan) if field.name in config}
     for name in ("algo", "env", "seed"):
         if name not in values:
-            raise InputError(f"{str(folder / 'config.yml')!r} does not say {name!r}, so the run cannot be continued.")
+            raise InputError(f"{str(folder / SETTINGS)!r} does not say {name!r}, so the run cannot be continued.")
     values["hyperparameters"] = check_recipe(config["hyperparameters"], learner_defaults(learner_of(values["algo"])))
     values["notes"] = tuple(values.get("notes", ()))
     return Plan(**values)
@@ -65,7 +65,7 @@ def check_unfinished(folder: Path) -> None:
     :param folder: its folder
     :raises InputError: if it is finished, or was never to be continued
     """
-    summary_file = folder / "summary.yml"
+    summary_file = folder / SUMMARY
     summary = read_yaml(summary_file) if summary_file.exists() else {}
     if isinstance(summary, dict) and summary.get("finished") is True and isinstance(summary.get("steps"), int):
         _tidy(folder)
@@ -74,7 +74,7 @@ def check_unfinished(folder: Path) -> None:
             "one, start another run with a larger -n."
         )
     if not (folder / CHECKPOINTS).is_dir():
-        raise InputError(f"The run in {str(folder)!r} has no checkpoints: it was made before there were any.")
+        raise InputError(f"The run in {str(folder)!r} has no checkpoints, so it cannot be continued.")
 
 
 def can_go_on(folder: Path) -> bool:

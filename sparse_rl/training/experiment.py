@@ -50,7 +50,7 @@ from sparse_rl.training.making import check_methods, learning_callbacks
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan
 from sparse_rl.training.resuming import NotResumedError, ResumeCallback
-from sparse_rl.training.run_folder import RunFolder, agent_folder
+from sparse_rl.training.run_folder import COMMAND, SETTINGS, SUMMARY, RunFolder, agent_folder
 from sparse_rl.training.tensorboard import open_logger, remove_curves
 from sparse_rl.training.vec_envs import (
     EnvironmentFailedError,
@@ -192,8 +192,8 @@ class Experiment:
             remove_curves(tensorboard)
             print("There is no checkpoint yet: the run starts from the beginning.", flush=True)
         self.model.set_logger(open_logger(tensorboard, verbose))
-        folder.write_yaml("config.yml", configuration)
-        folder.write_text("command.txt", configuration["command"] + "\n")
+        folder.write_yaml(SETTINGS, configuration)
+        folder.write_text(COMMAND, configuration["command"] + "\n")
         start_logs(self.env, folder.path)
         folder.begin()
 
@@ -210,7 +210,7 @@ class Experiment:
         if configuration.get("tensorboard") != former.get("tensorboard"):  # in a copy of a run
             news["tensorboard"] = configuration["tensorboard"]
         if news:
-            self.resume.when_in_place = lambda: folder.write_yaml("config.yml", {**former, **news})
+            self.resume.when_in_place = lambda: folder.write_yaml(SETTINGS, {**former, **news})
         self.model.set_logger(Logger(None, []))
         print(f"continued from step {steps:,}", flush=True)
 
@@ -271,7 +271,7 @@ class Experiment:
         with suppress(EOFError, ConnectionError):
             phase = phase_of(self.env)
         save_agent(self.model, agent_folder(folder.model), phase=phase)
-        folder.write_yaml("summary.yml", self._summary())  # last, because it says whether the run is finished
+        folder.write_yaml(SUMMARY, self._summary())  # last, because it says whether the run is finished
 
     def _callbacks(self, folder: RunFolder, configuration: str, progress: bool) -> list[BaseCallback]:
         hyperparameters = self.hyperparameters

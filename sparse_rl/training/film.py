@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sparse_rl.metrics import connections_per_feature
+from sparse_rl.sb3.networks import input_layers
 from sparse_rl.storage import write_atomically
-from sparse_rl.training.measurement import input_layers
-from sparse_rl.training.run_folder import RunFolder
+from sparse_rl.training.run_folder import CONNECTIONS, RunFolder
 from sparse_rl.training.vec_envs import real_features
 
-FILE = "connectivity.npz"
 #: So many are kept at most; when there are more, every other one goes.
 MOST_FRAMES = 128
 
@@ -83,7 +82,6 @@ class FilmCallback(BaseCallback):
             )
         ]
         self._gap, self._looks, self._last_step = state["gap"], state["looks"], state["step"]
-        self._thin_out()  # earlier versions left no place free
 
     def _on_training_start(self) -> None:
         self._look()
@@ -113,7 +111,7 @@ class FilmCallback(BaseCallback):
             self._gap *= 2
 
     def _frame(self) -> Frame:
-        layers = input_layers(self.model).items()
+        layers = input_layers(self.model.policy).items()
         counts = {name: _short(connections_per_feature(layer)[0], layer.out_features) for name, layer in layers}
         return Frame(self._looks, self.num_timesteps, real_features(self.training_env), counts)
 
@@ -123,7 +121,7 @@ class FilmCallback(BaseCallback):
         is_new = not now.shows_the_same_as(self.frames[-1])
         tables = _as_tables([*self.frames, *([now] if is_new else [])])
         arrays = {"steps": tables["steps"], "real": tables["real"], **tables["connections"]}
-        write_atomically(self.folder.path / FILE, lambda file: np.savez_compressed(file, **arrays))
+        write_atomically(self.folder.path / CONNECTIONS, lambda file: np.savez_compressed(file, **arrays))
 
 
 def _short(counts: NDArray[np.int64], most: int) -> NDArray[np.unsignedinteger[Any]]:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import MODEL
 from sparse_rl.agents.zoo import CARD, find, read_card, zoo
 from sparse_rl.inputs import InputError
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol
-from sparse_rl.training.run_folder import agent_folder, file_name
+from sparse_rl.training.run_folder import BEST_MODEL, SETTINGS, agent_folder, last_model
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class FoundAgent:
     """
     An agent that has been found; nothing of it has been loaded.
 
-    :param agent: its folder, if ``is_safe``; else what that would be
+    :param agent: its folder; of a run it may not be there yet
     :param run: the folder of its run; ``None`` if nobody knows
     :param config: what the run's ``config.yml`` says
     :param card: what an agent's card says, if it has one: those of the zoo do
@@ -34,10 +33,14 @@ class FoundAgent:
     which: str | None = None
     is_ours: bool = False
 
-    @property
-    def is_safe(self) -> bool:
-        """Whether there is more than a zip file: early runs may have nothing else."""
-        return self.agent.is_dir()
+    def check(self) -> None:
+        """
+        Check that there is an agent.
+
+        :raises InputError: if there is none, as before a run's first evaluation or its end
+        """
+        if not self.agent.is_dir():
+            raise InputError(f"There is no agent in {str(self.agent)!r}, or none yet.")
 
     @property
     def algorithm(self) -> str | None:
@@ -56,29 +59,6 @@ class FoundAgent:
             return _text(protocol(str(self.environment), str(self.config["hyperparameters"].get("replay"))))
         return _text((self.card or {}).get("noise"))
 
-    @property
-    def zip_file(self) -> Path:
-        """The agent of a run as Stable-Baselines3 saves it."""
-        assert self.run is not None
-        assert self.config is not None
-        return self.run / _file_names(self.config)[self.which or "last"]
-
-    def phase_beside_it(self) -> int | None:
-        """
-        Read the phase of a permuted environment that an early run notes beside its agents.
-
-        :return: the phase; ``None`` if there is no such note
-        :raises InputError: if the note is none
-        """
-        file = None if self.run is None else self.run / "phases.yml"
-        if file is None or self.which is None or not file.exists():
-            return None
-        phases = read_yaml(file)
-        phase = phases.get(self.which) if isinstance(phases, dict) else None
-        if type(phase) is not int or phase < 0:
-            raise InputError(f"{str(file)!r} does not name a phase; give one with --phase.")
-        return phase
-
 
 def find_agent(where: str, best: bool = False) -> FoundAgent:
     """
@@ -94,7 +74,7 @@ def find_agent(where: str, best: bool = False) -> FoundAgent:
     """
     folder = Path(where)
     is_agent = (folder / MODEL).exists()
-    if folder.is_dir() and not is_agent and ((folder / "config.yml").exists() or not _is_in_the_zoo(where)):
+    if folder.is_dir() and not is_agent and ((folder / SETTINGS).exists() or not _is_in_the_zoo(where)):
         config, which = read_config(folder), "best" if best else "last"
         return FoundAgent(agent_folder(folder / _file_names(config)[which]), folder, config, which=which)
     if best:
@@ -105,7 +85,7 @@ def find_agent(where: str, best: bool = False) -> FoundAgent:
     if (folder / CARD).exists():
         return FoundAgent(folder, card=read_card(folder))
     run = folder.absolute().parent
-    if not (run / "config.yml").exists():
+    if not (run / SETTINGS).exists():
         return FoundAgent(folder)
     config = read_config(run)
     names = _file_names(config).items()
@@ -119,7 +99,7 @@ def _text(value: object) -> str | None:
 
 
 def _file_names(config: Mapping[str, Any]) -> dict[str, str]:
-    return {"best": "best_model.zip", "last": f"{file_name(str(config.get('env')))}.zip"}
+    return {"best": BEST_MODEL, "last": last_model(str(config.get("env")))}
 
 
 def _is_in_the_zoo(where: str) -> bool:

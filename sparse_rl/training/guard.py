@@ -27,14 +27,14 @@ _ENDING = (
 ).encode()
 # Losses that the algorithms log, and what they train.
 _NETWORKS = {
-    **{"actor_loss": "actor", "critic_loss": "critics", "ent_coef_loss": "entropy coefficient"},
-    **{
-        "policy_gradient_loss": "actor",
-        "policy_loss": "actor",
-        "policy_objective": "actor",
-        "value_loss": "critic",
-        "loss": "networks",
-    },
+    "actor_loss": "actor",
+    "critic_loss": "critics",
+    "ent_coef_loss": "entropy coefficient",
+    "policy_gradient_loss": "actor",
+    "policy_loss": "actor",
+    "policy_objective": "actor",
+    "value_loss": "critic",
+    "loss": "networks",
 }
 
 

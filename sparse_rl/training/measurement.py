@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sparse_rl.metrics import connections_per_feature, linear_layers
+from sparse_rl.metrics import connections_per_feature
 from sparse_rl.nn import SparseLinear
 from sparse_rl.sb3.networks import networks_of
+from sparse_rl.training.groups import groups_of
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,6 @@ def networks(model: BaseAlgorithm) -> Mapping[str, nn.Module]:
     return {name: network.module(model.policy) for name, network in networks_of(model.policy).items()}
 
 
-def input_layers(model: BaseAlgorithm) -> Mapping[str, SparseLinear | nn.Linear]:
-    """
-    Find the input layers of an agent's networks.
-
-    :param model: an agent
-    :return: the layers by the names of the networks
-    """
-    return {name: linear_layers(network)[0] for name, network in networks(model).items()}
-
-
 def measure(step: int, network: str, layer: SparseLinear | nn.Linear, real: NDArray[np.bool_]) -> Measurement:
     """
     Measure one input layer. Its inputs are ``[observation]`` or, in a critic, ``[observation | action]``.
@@ -73,11 +64,8 @@ def measure(step: int, network: str, layer: SparseLinear | nn.Linear, real: NDAr
     :return: the measurement
     """
     counts, strengths = connections_per_feature(layer)
-    is_action = np.arange(len(counts)) >= len(real)
-    is_real = np.append(real, np.zeros(len(counts) - len(real), dtype=bool))
-    groups = {"real": is_real, "noise": ~is_real & ~is_action, "action": is_action}
     values: dict[str, float | None] = {}
-    for name, group in groups.items():
+    for name, group in groups_of(real, len(counts)).items():
         present = bool(group.any())
         values[name] = float(counts[group].mean()) if present else None
         values[f"{name}_abs"] = float(strengths[group].sum() / max(counts[group].sum(), 1)) if present else None

@@ -5,6 +5,7 @@ They are drawn on bare figures: ``pyplot`` would keep global state and look for 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from sparse_rl.colors import BLUE, GREY, ORANGE
+from sparse_rl.training.groups import groups_of
+
 if TYPE_CHECKING:  # it would bring PyTorch
     from sparse_rl.training.measurement import Measurement
 
-REAL = "#0072b2"
-NOISE = "#b3b3b3"
-ACTION = "#e69f00"
+REAL, NOISE, ACTION = BLUE, GREY, ORANGE
 LINES = ("-", "--", ":", "-.")
 
 
@@ -41,7 +43,7 @@ def connectivity_picture(
     figure.suptitle(title, parse_math=False)
     left, right = figure.subplots(1, 2)
     networks = list(dict.fromkeys(m.network for m in measurements))
-    for network, line in zip(networks, LINES, strict=False):
+    for network, line in zip(networks, cycle(LINES), strict=False):
         rows = [m for m in measurements if m.network == network]
         steps = [m.step for m in rows]
         for group, color in (("real", REAL), ("noise", NOISE)):
@@ -79,14 +81,13 @@ def features_picture(connections: Mapping[str, NDArray[np.int64]], real: NDArray
 
 def _draw_features(axes: Axes, connections: NDArray[np.int64], real: NDArray[np.bool_]) -> None:
     """Draw noise first, so that a few real features stand out among many others."""
-    index = np.arange(len(connections))
-    is_real = np.append(real, np.zeros(len(connections) - len(real), dtype=bool))
-    is_action = index >= len(real)
-    for label, group, color, size in (
-        ("noise features", ~is_real & ~is_action, NOISE, 6),
-        ("real features", is_real, REAL, 18),
-        ("actions", is_action, ACTION, 18),
+    index, groups = np.arange(len(connections)), groups_of(real, len(connections))
+    for label, name, color, size in (
+        ("noise features", "noise", NOISE, 6),
+        ("real features", "real", REAL, 18),
+        ("actions", "action", ACTION, 18),
     ):
+        group = groups[name]
         if group.any():
             mean = connections[group].mean()
             axes.scatter(index[group], connections[group], s=size, color=color, label=f"{label} (mean {mean:.1f})")

@@ -16,9 +16,9 @@ MAX_SEED = 2**31 - 1
 CHECKPOINT_FREQUENCY = 10_000
 # Flags that change the key of the same name.
 RECIPE_FLAGS = (
-    *("n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "distribution", "layers", "kernel", "replay"),
+    "n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "distribution", "layers", "kernel", "replay",
     "buffer_size",
-)
+)  # fmt: skip
 METHOD_FLAGS = ("drop_fraction", "update_interval")
 MOST_THREADS = 4096
 DEFAULTS: Mapping[str, Any] = {"n_envs": 1, "policy": "MlpPolicy", "eval_episodes": 5}

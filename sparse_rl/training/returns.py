@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sparse_rl.inputs import InputError
 from sparse_rl.storage import StorageError, load_arrays
 
-EVALUATIONS = "evaluations.npz"
 MOST_BYTES = 2**26
 #: More environment steps than any run has taken, and few enough to calculate with, whatever they are multiplied by.
 MOST_STEPS = 10**15

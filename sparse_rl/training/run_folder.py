@@ -12,16 +12,24 @@ import yaml
 from sparse_rl.inputs import InputError
 from sparse_rl.storage import PARTIAL, move_into_place, write_atomically
 
+SETTINGS = "config.yml"
+COMMAND = "command.txt"
+SUMMARY = "summary.yml"
+EVALUATIONS = "evaluations.npz"
+BEST_MODEL = "best_model.zip"
+MEANS = "connectivity.csv"  # of real features' and of noise features' connections, over time
+CONNECTIONS = "connectivity.npz"  # of every feature, over time
+PICTURE = "connectivity.png"
+EVENTS = "events.out.tfevents."  # begins the names of TensorBoard's files
 STAGING = ".partial"  # in a run's folder; gone once the run has been closed
 CHECKPOINTS = "checkpoints"  # in a run's folder; gone once the run is finished
 LOCK = "lock"  # in the folder of checkpoints: held while the run goes on
 _PARTIAL = f".*{PARTIAL}"  # files and folders that were being written when a process was killed
-_EVENTS = "events.out.tfevents.*"
 _OWNER = ".run"  # in a folder of curves that is not the run's own: which run it belongs to
-# What a run writes as it goes, besides results; config.yml and command.txt are written anew.
-_LEFT_BEHIND = ("*.monitor.csv", "connectivity.*", _EVENTS, "phases.yml", "summary.yml")
+# What a run writes as it goes, besides results; settings and command are written anew.
+_LEFT_BEHIND = ("*.monitor.csv", "connectivity.*", f"{EVENTS}*", SUMMARY)
 # What it was there for, and nobody shall lose: evaluations, and agents in both forms.
-_RESULTS = ("evaluations.npz", "*.zip", "*/model.safetensors")
+_RESULTS = (EVALUATIONS, "*.zip", "*/model.safetensors")
 
 
 class RunFolder:
@@ -95,12 +103,12 @@ class RunFolder:
     @property
     def model(self) -> Path:
         """The file of the agent as it is when training ends."""
-        return self.path / f"{self.environment}.zip"
+        return self.path / last_model(self.environment)
 
     @property
     def best_model(self) -> Path:
         """The file of the agent that did best in an evaluation."""
-        return self.path / "best_model.zip"
+        return self.path / BEST_MODEL
 
     def claim_curves(self, wanted: Path, is_new: bool) -> Path:
         """
@@ -118,14 +126,14 @@ class RunFolder:
         folder = next(f for f in chain([wanted], beside) if self._may_claim(f, is_new, f == wanted))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _OWNER, lambda file: file.write(os.fsencode(self.path.absolute())))
-        if folder != wanted and not is_new and not any(folder.glob(_EVENTS)):
-            for file in wanted.glob(_EVENTS):
+        if folder != wanted and not is_new and not any(folder.glob(f"{EVENTS}*")):
+            for file in wanted.glob(f"{EVENTS}*"):
                 shutil.copy2(file, folder)
         return folder
 
     def _may_claim(self, folder: Path, is_new: bool, is_wanted: bool) -> bool:
         """Tell whether a folder of curves is this run's, or nobody's."""
-        has_curves = any(folder.glob(_EVENTS))
+        has_curves = any(folder.glob(f"{EVENTS}*"))
         if is_new and has_curves:
             return False  # of whomever: a run that was in this place and has been moved has left the same name there
         has_curves_there = is_wanted and not is_new
@@ -203,6 +211,16 @@ def has_results(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in _RESULTS)
 
 
+def last_model(environment: str) -> str:
+    """
+    Name the file of the agent as it is when training ends.
+
+    :param environment: id of the environment
+    :return: for example ``"HalfCheetah-noise98.zip"``
+    """
+    return f"{file_name(environment)}.zip"
+
+
 def agent_folder(file: Path) -> Path:
     """
     Name the folder of the same agent in the form that is safe to load.
@@ -212,9 +230,7 @@ def agent_folder(file: Path) -> Path:
     :param file: an agent's zip file in a run's folder
     :return: the folder beside it, for :func:`sparse_rl.agents.load_agent`
     """
-    former = file.with_suffix("")  # of early runs
-    folder = file.with_suffix(".agent")
-    return former if (former / "model.safetensors").exists() and not folder.exists() else folder
+    return file.with_suffix(".agent")
 
 
 def file_name(environment: str) -> str:

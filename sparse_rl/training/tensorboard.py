@@ -9,7 +9,7 @@ from pathlib import Path
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
-_EVENTS = "events.out.tfevents."
+from sparse_rl.training.run_folder import EVENTS
 
 
 def open_logger(tensorboard: Path, verbose: int, purge_step: int | None = None) -> Logger:
@@ -69,7 +69,7 @@ class _ContinuedCurves(TensorBoardOutputFormat):
     def __init__(self, folder: Path, purge_step: int) -> None:
         # TensorBoard reads files in the order of their names, in which the second comes first, then the process.
         deadline = time.monotonic() + 2
-        while f"{_EVENTS}{int(time.time())}" in _seconds_of(folder) and time.monotonic() < deadline:
+        while f"{EVENTS}{int(time.time())}" in _seconds_of(folder) and time.monotonic() < deadline:
             time.sleep(0.02)
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
         self._is_closed = False
@@ -81,7 +81,7 @@ def _seconds_of(folder: Path) -> set[str]:
 
 
 def _files(tensorboard: Path) -> list[Path]:
-    return sorted(tensorboard.glob(f"{_EVENTS}*"))
+    return sorted(tensorboard.glob(f"{EVENTS}*"))
 
 
 def _flushed_size(file: Path) -> int:

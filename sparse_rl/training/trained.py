@@ -1,8 +1,7 @@
 """
 Trained agents, and the environments in which they belong; :mod:`~sparse_rl.training.finding` says where they lie.
 
-Nothing is unpickled. The agent of a run that was made before there were ``model.safetensors`` is built from
-``config.yml``, and filled with the tensors of its zip file.
+Nothing is unpickled.
 """
 
 import sys
@@ -18,14 +17,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl import envs
 from sparse_rl.agents import load_agent
-from sparse_rl.agents.build import describe_networks, learner_defaults, make_model
-from sparse_rl.agents.checks import check_recipe
-from sparse_rl.agents.filling import fill
-from sparse_rl.agents.foreign import read_zip
 from sparse_rl.agents.learners import learner_class
-from sparse_rl.agents.recipe import check_algorithm, learner_of
+from sparse_rl.agents.recipe import learner_of
 from sparse_rl.agents.replay.normalization import Normalization
-from sparse_rl.agents.saved import View, view_of
+from sparse_rl.agents.saved import view_of
 from sparse_rl.inputs import InputError
 from sparse_rl.names import is_own
 from sparse_rl.training.finding import FoundAgent, find_agent
@@ -172,14 +167,11 @@ def open_found(found: FoundAgent, env: str | None = None, phase: int | None = No
     env_kwargs = config.get("env_kwargs") or {}
     if not isinstance(env_kwargs, dict) or not all(isinstance(key, str) for key in env_kwargs):
         raise InputError(f"env_kwargs of {str(found.run)!r} must be arguments by name, not {env_kwargs!r}.")
-    if found.config is None or found.is_safe:
-        model = load_agent(found.agent)
-        view = view_of(model)
-    else:
-        model, view = _from_zip(found.zip_file, found.config, str(trained_in), env_kwargs), View()
+    found.check()
+    model = load_agent(found.agent)
+    view = view_of(model)
     environment = trained_in if env is None else env
-    if phase is None:
-        phase = found.phase_beside_it() if view.phase is None else view.phase
+    phase = view.phase if phase is None else phase
     title = _title(found, model, trained_in, environment)
     return Trained(model, environment, title, env_kwargs if env is None else {}, phase, view.normalization)
 
@@ -200,8 +192,8 @@ def _title(found: FoundAgent, model: BaseAlgorithm, trained_in: str | None, envi
 def _check_trust(found: FoundAgent, env: str | None, trust: bool) -> None:
     """Do not let a stranger's folder import anything."""
     learner = learner_of(str((found.config or {}).get("algo", "sac")))
-    is_needed = env is None or not found.is_safe
-    for kind, name in (("environment", found.environment or "" if is_needed else ""), ("learner", learner)):
+    environment = found.environment or "" if env is None else ""  # another one is acted in, if one is given
+    for kind, name in (("environment", environment), ("learner", learner)):
         package = name.rpartition(":")[0]
         if package and package not in sys.modules and not (trust or found.is_ours):
             where = found.agent if found.run is None else found.run
@@ -211,29 +203,3 @@ def _check_trust(found: FoundAgent, env: str | None, trust: bool) -> None:
             )
     if is_own(learner):
         learner_class(learner)  # a description of its agents can name it from now on
-
-
-def _from_zip(file: Path, config: Mapping[str, Any], environment: str, env_kwargs: Mapping[str, Any]) -> BaseAlgorithm:
-    """Build the agent that ``config.yml`` describes, and fill in the tensors of its zip file."""
-    env = make_vec_env(environment, 1, 0, env_kwargs=env_kwargs)
-    try:
-        algorithm = str(config.get("algo"))
-        check_algorithm(algorithm)
-        learner = learner_of(algorithm)
-        defaults = learner_defaults(learner)
-        # Nothing will be learnt: neither a large buffer nor fresh noise for it is needed, nor the method, whose name in
-        # a stranger's file could be that of a module.
-        smallest = {"buffer_size": 1} if "buffer_size" in defaults else {"n_steps": 2, "batch_size": 2}
-        smallest = {key: value for key, value in smallest.items() if key in defaults}
-        given = config["hyperparameters"] | {"replay": "observed"} | smallest
-        given |= {"method": {"name": "static"}} if "method" in given else {}
-        hyperparameters = check_recipe(given, defaults)
-        if not file.exists():
-            raise InputError(f"There is no agent {str(file)!r}.")
-        _, policy, variables = read_zip(file)
-        describe_networks(learner, hyperparameters, env).check(repr(str(file.with_name("config.yml"))))
-        model = make_model(learner, hyperparameters, env, seed=0, device="cpu")
-        fill(model, policy, variables, repr(str(file)))
-    finally:
-        env.close()
-    return model

@@ -19,14 +19,16 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from sparse_rl.agents.recipe import read_yaml
+from sparse_rl.colors import BLUE, GREY, VERMILION
 from sparse_rl.inputs import InputError
 from sparse_rl.storage import write_atomically
+from sparse_rl.training.run_folder import SUMMARY
 from sparse_rl.tuning.space import Choices, Range, Space, words_of
 from sparse_rl.tuning.study import RUN, WHY, best_of, ended
 
 TABLE, RECIPE, PICTURE = "trials.csv", "best.yml", "tuning.png"
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-_DONE, _PRUNED, _BEST = "#0072b2", "#b3b3b3", "#d55e00"
+_DONE, _PRUNED, _BEST = BLUE, GREY, VERMILION
 # How long a run is and how it is measured does not belong into a recipe for longer runs.
 _NOT_IN_RECIPE = ("n_timesteps", "eval_freq", "eval_episodes")
 _ENOUGH_FOR_IMPORTANCE = 10  # completed trials
@@ -246,7 +248,7 @@ def _last(trial: FrozenTrial) -> tuple[int, Any]:
 
 def _seconds(run: Path) -> Any:
     try:
-        summary = read_yaml(run / "summary.yml")
+        summary = read_yaml(run / SUMMARY)
     except (InputError, OSError):
         return ""
     return summary.get("seconds", "") if isinstance(summary, dict) else ""

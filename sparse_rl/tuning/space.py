@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import method_settings
-from sparse_rl.agents.recipe import learner_of, parse_yaml
+from sparse_rl.agents.recipe import flatten, learner_of, parse_yaml
 from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import unknown
 from sparse_rl.training.plan import Plan
@@ -37,6 +37,8 @@ _COMMON = {
     "n_envs": "--n-envs",
     "policy": "-params policy:...",
 }
+# By how much of a step a value may miss one of those that are drawn: Optuna's own bound.
+_ROUNDING = 1e-8
 _RANGE_KEYS = ("low", "high", "log", "step")
 
 
@@ -85,7 +87,12 @@ class Range:
         :return: whether it could
         """
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and self.step is None and self.low <= value <= self.high
+        if not is_number or not self.low <= value <= self.high or (self.whole and value != int(value)):
+            return False
+        if self.step is None:
+            return True
+        steps = float(value - self.low) / self.step
+        return abs(steps - round(steps)) < _ROUNDING
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,9 @@ def read_space(file: Path, plan: Plan, fixed: Iterable[str] = ()) -> Space:
             f"not {describe(document)}."
         )
     try:
-        space = {name: _entry(name, each, _lookup(plan.hyperparameters, name)) for name, each in _flat(document)}
+        space = {
+            name: _entry(name, each, _lookup(plan.hyperparameters, name)) for name, each in flatten(document, _is_entry)
+        }
         for name in space:
             if name in _COMMON:
                 raise InputError(
@@ -238,13 +247,9 @@ def as_it_is(space: Space, plan: Plan) -> dict[str, Value] | None:
     return {name: _storable(value) for name, value in point.items()}
 
 
-def _flat(document: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in document.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value and not any(each in value for each in _RANGE_KEYS[:2]):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value
+def _is_entry(value: Any) -> bool:
+    """Tell whether it stands for values of one key: a range, a list, or what is neither, and an error."""
+    return not isinstance(value, dict) or not value or any(each in value for each in _RANGE_KEYS[:2])
 
 
 def _entry(name: str, given: Any, now: Any) -> Range | Choices:

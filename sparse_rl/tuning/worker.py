@@ -25,7 +25,7 @@ from sparse_rl.inputs import InputError
 from sparse_rl.storage import LockedError, locked
 from sparse_rl.training.console import forgive_console
 from sparse_rl.training.plan import Plan
-from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, RunFolder
+from sparse_rl.training.run_folder import CHECKPOINTS, EVALUATIONS, LOCK, SUMMARY, RunFolder
 
 if TYPE_CHECKING:
     from sparse_rl.training.experiment import Experiment
@@ -156,9 +156,9 @@ class _Trial:
     def _has_finished(self, path: Path) -> bool:
         """Tell again of a run that was complete when its tuner died."""
         from sparse_rl.agents.recipe import read_yaml
-        from sparse_rl.training.returns import EVALUATIONS, read_evaluations
+        from sparse_rl.training.returns import read_evaluations
 
-        if not (path / "summary.yml").exists() or not read_yaml(path / "summary.yml").get("finished"):
+        if not (path / SUMMARY).exists() or not read_yaml(path / SUMMARY).get("finished"):
             return False
         for step, returns in zip(*read_evaluations(path / EVALUATIONS), strict=True):
             self._report(int(step), float(returns.mean()))

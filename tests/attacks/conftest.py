@@ -105,7 +105,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = SAC(SparseSACPolicy, "Pendulum-v1", buffer_size=1, policy_kwargs=sparse, device="cpu")
     save_agent(model, folder / "agent")
     save_agent(model, folder / "actor", acting_only=True)
-    model.save(folder / "sparse.zip")
     dense = stable_baselines3.SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [8]})
     dense.save(folder / "agent.zip")
     return folder

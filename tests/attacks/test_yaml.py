@@ -35,14 +35,6 @@ def test_the_configuration_of_a_run(tmp_path: Path, text: str) -> None:
         read_config(tmp_path)
 
 
-def test_the_phases_of_a_run(tmp_path: Path, agent: Path, text: str) -> None:
-    (tmp_path / "config.yml").write_text("{algo: sac, env: Pendulum-v1, hyperparameters: {}}")
-    (tmp_path / "phases.yml").write_text(f"last: {text}\n")
-    agent.rename(tmp_path / "Pendulum-v1")
-    with pytest.raises(InputError, match=REFUSAL):
-        evaluate(tmp_path, 1)
-
-
 def test_recipes(tmp_path: Path, text: str) -> None:
     file = tmp_path / "recipe.yml"
     file.write_text(f"default:\n  gamma: {text}\n")
@@ -62,16 +54,17 @@ def test_grids(tmp_path: Path, text: str) -> None:
 
 
 def test_packages_of_environments(
-    tmp_path: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, agent: Path, payload: Payload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A package beside a run, found because the run's folder is the present one."""
     (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(payload.trace)!r})\n")
     (tmp_path / "config.yml").write_text("{algo: sac, env: 'evil:Pendulum-v1', hyperparameters: {}}")
+    agent.rename(tmp_path / "evil-Pendulum-v1.agent")
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "imports the package 'evil', which can run any code: add --trust" in capsys.readouterr().err
     assert not payload.trace.exists()
-    assert main(["evaluate", str(tmp_path), "--trust"]) == 2  # there is no agent, but the trap was armed
+    assert main(["evaluate", str(tmp_path), "-n", "1", "--trust"]) == 0  # the trap was armed
     payload.trace.rmdir()
 
 

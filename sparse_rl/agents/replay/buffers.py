@@ -379,8 +379,13 @@ _HARMLESS = {
     "RecordEpisodeStatistics",
     "RecordVideo",
     # what changes actions or rewards
-    *("ClipAction", "RescaleAction", "StickyAction", "TransformAction"),
-    *("ClipReward", "NormalizeReward", "TransformReward"),
+    "ClipAction",
+    "RescaleAction",
+    "StickyAction",
+    "TransformAction",
+    "ClipReward",
+    "NormalizeReward",
+    "TransformReward",
 }
 
 
