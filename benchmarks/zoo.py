@@ -23,14 +23,13 @@ from _report import ROOT
 from PIL import Image
 
 from sparse_rl.agents import save_agent
-from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import CONFIG, MODEL
 from sparse_rl.agents.zoo import CARD, EXAMPLES, FOLDER, read_card, zoo
 from sparse_rl.commands.train_arguments import public_command
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError
 from sparse_rl.metrics import count_weights
-from sparse_rl.storage import save_tensors
+from sparse_rl.storage import read_yaml, save_tensors
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.measurement import networks
 from sparse_rl.training.plan import protocol

@@ -11,7 +11,7 @@ import yaml
 from sparse_rl import features, topology
 from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_method, make_model
 from sparse_rl.agents.checks import OPTIMIZERS, RUN_KEYS, check_recipe, method_settings
-from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments, parse_yaml
+from sparse_rl.agents.recipe import algorithms, learner_of, load_recipe, override, parse_assignments
 from sparse_rl.commands import features as features_command
 from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.envs import EnvironmentId
@@ -23,6 +23,7 @@ from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.nn.smet_adam import WARM_UPS
 from sparse_rl.nn.sparsify import INITIALISATIONS
 from sparse_rl.sb3.policies import LAYERS
+from sparse_rl.storage import parse_yaml
 from sparse_rl.topology.schedules import DECAYS
 from sparse_rl.training.plan import Plan, make_plan, read_recipe
 from sparse_rl.training.vec_envs import make_vec_env

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparse_rl.agents.recipe import override, parse_yaml
+from sparse_rl.agents.recipe import override
 from sparse_rl.commands.train_arguments import make_parser, read_plan
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import unknown
+from sparse_rl.storage import parse_yaml, read_yaml_text
 from sparse_rl.training.plan import Plan
 
 SECTIONS = ("options", "grid")
@@ -58,10 +59,7 @@ def read_grid(file: Path, threads: int = 1) -> list[Cell]:
     :raises OSError: if it cannot be read
     """
     name = f"the grid {str(file)!r}"
-    try:
-        document = parse_yaml(file.read_text(encoding="utf-8"), name)
-    except UnicodeDecodeError as error:
-        raise InputError(f"There is an error in {name}: it is not text.") from error
+    document = parse_yaml(read_yaml_text(file), name)
     if not isinstance(document, dict):
         raise InputError(f"There is an error in {name}: it must hold 'options' and 'grid', not {describe(document)}.")
     try:

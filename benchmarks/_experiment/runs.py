@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sparse_rl.agents.recipe import parse_yaml
 from sparse_rl.plots.files import EVALUATIONS, clock, read_episodes, read_evaluations
 from sparse_rl.plots.intervals import Array
+from sparse_rl.storage import read_yaml
 from sparse_rl.training.existing import can_go_on, read_config
 from sparse_rl.training.run_folder import CHECKPOINTS, SETTINGS, STAGING, SUMMARY
 
@@ -69,7 +69,7 @@ class Run:
 
     def _summary(self) -> dict[str, Any]:
         file = self.folder / SUMMARY
-        summary = parse_yaml(file.read_text(encoding="utf-8"), repr(str(file))) if file.exists() else None
+        summary = read_yaml(file) if file.exists() else None
         return summary if isinstance(summary, dict) else {}
 
 

@@ -9,7 +9,6 @@ A recipe file may have these sections: ``extends`` (another algorithm's name, wh
 one for each environment that needs its own values (its name without version and noise), and ``variants``.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import yaml
 from gymnasium.envs.registration import get_env_id
 
-from sparse_rl.inputs import InputError, describe, first_line
+from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import find, is_own, unknown
-from sparse_rl.storage import open_regular
+from sparse_rl.storage import parse_yaml, read_yaml_text
 
 Recipe = dict[str, Any]
 
@@ -34,19 +32,6 @@ _RESERVED = ("default", "extends", "variants")
 #: What goes with a method and a learner of the user's own that have no recipe.
 OWN_METHOD: Recipe = {"sparsity": 0.8, "distribution": "input"}
 OWN_LEARNER: Recipe = {"n_timesteps": 1_000_000}
-
-MOST_BYTES = 2**22  # of a file
-MOST_VALUES = 10_000  # in a file; a few aliases of aliases would make billions
-MOST_DEPTH = 50  # levels of values in values; so whoever goes down them need not fear to run out of stack
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also takes ``1e-3`` for a number: YAML 1.1, which it follows, wants ``1.0e-3``."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def algorithms() -> list[str]:
@@ -172,7 +157,7 @@ def _chain(algorithm: str, file: Path | None) -> list[Recipe]:
     parent: str | None = algorithm
     if file is not None:
         try:
-            text = _read_text(file)
+            text = read_yaml_text(file)
         except OSError as error:
             raise InputError(f"The recipe file {str(file)!r} cannot be read: {error}.") from error
         documents.append(_parse_file(text, str(file)))
@@ -219,72 +204,6 @@ def _parse_file(text: str, name: str) -> Recipe:
             if section != "extends" and not isinstance(keys, dict):
                 raise InputError(f"Section {title!r} of the recipe file {name!r} must hold keys, not {describe(keys)}.")
     return document
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """
-    Parse YAML safely.
-
-    :param text: the YAML
-    :param where: what is parsed, for the error message
-    :return: the parsed value: dictionaries, lists, strings, numbers
-    :raises InputError: if the text is not YAML
-    """
-    try:
-        value = yaml.load(text, Loader=_Loader)
-        size, depth = _measure(value, {})
-        if size > MOST_VALUES:
-            raise InputError(f"There are too many values in {where}: more than {MOST_VALUES:,}.")
-        if depth > MOST_DEPTH:
-            raise InputError(f"There is an error in {where}: values are nested more than {MOST_DEPTH} deep.")
-        return value
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise InputError(f"There is an error in {where}{line}: {error.problem or error.context}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"There is an error in {where}: {first_line(error)}.") from error
-
-
-def read_yaml(file: Path) -> Any:
-    """
-    Read a YAML file that a stranger may have made.
-
-    :param file: the file
-    :return: its content
-    :raises ValueError: if it is no regular file, too large, no text, or no YAML
-    :raises OSError: if it cannot be read
-    """
-    return parse_yaml(_read_text(file), repr(str(file)))
-
-
-def _read_text(file: Path) -> str:
-    with open_regular(file, MOST_BYTES) as (stream, size):
-        content = stream.read(size)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"There is an error in {str(file)!r}: it is not text.") from error
-
-
-def _measure(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """
-    Count the values in a value, those behind YAML's aliases as often as they are referred to, and its levels.
-
-    :param value: the value
-    :param known: what is known of the values in it, by identity
-    :return: how many values there are, and how deep they are nested
-    :raises ValueError: if it contains itself
-    """
-    if not isinstance(value, dict | list):
-        return 1, 0
-    if id(value) not in known:
-        known[id(value)] = 0, 0  # not known yet: should it contain itself
-        parts = [_measure(part, known) for part in (value.values() if isinstance(value, dict) else value)]
-        known[id(value)] = 1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0)
-    elif known[id(value)] == (0, 0):
-        raise ValueError("a value in it contains itself")
-    return known[id(value)]
 
 
 def parse_assignments(assignments: Iterable[str]) -> Recipe:

@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.envs import make
 from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
+from sparse_rl.storage import read_yaml
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

@@ -18,10 +18,9 @@ import numpy as np
 import yaml
 
 from sparse_rl.agents import load_agent
-from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.agents.saved import CONFIG, MODEL, MOST_CONFIG_BYTES
 from sparse_rl.agents.zoo import CARD as ZOO_CARD
-from sparse_rl.storage import StorageError, open_regular
+from sparse_rl.storage import StorageError, open_regular, read_yaml
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.finding import FoundAgent

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sparse_rl.agents.checks import check_recipe
-from sparse_rl.agents.recipe import check_algorithm, learner_of, read_yaml
+from sparse_rl.agents.recipe import check_algorithm, learner_of
 from sparse_rl.inputs import InputError
-from sparse_rl.storage import locked
+from sparse_rl.storage import locked, read_yaml
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, SETTINGS, STAGING, SUMMARY, has_results
 

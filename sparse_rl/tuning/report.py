@@ -18,10 +18,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from sparse_rl.agents.recipe import read_yaml
 from sparse_rl.colors import BLUE, GREY, VERMILION
 from sparse_rl.inputs import InputError
-from sparse_rl.storage import write_atomically
+from sparse_rl.storage import read_yaml, write_atomically
 from sparse_rl.training.run_folder import SUMMARY
 from sparse_rl.tuning.space import Choices, Range, Space, words_of
 from sparse_rl.tuning.study import RUN, WHY, best_of, ended

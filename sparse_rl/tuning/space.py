@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparse_rl.agents.checks import method_settings
-from sparse_rl.agents.recipe import flatten, learner_of, parse_yaml
+from sparse_rl.agents.recipe import flatten, learner_of
 from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import unknown
+from sparse_rl.storage import StorageError, parse_yaml, read_yaml_text
 from sparse_rl.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def read_space(file: Path, plan: Plan, fixed: Iterable[str] = ()) -> Space:
     """
     where = repr(str(file))
     try:
-        document = parse_yaml(file.read_text(encoding="utf-8"), f"the space {where}")
-    except (OSError, UnicodeDecodeError) as error:
+        document = parse_yaml(read_yaml_text(file), f"the space {where}")
+    except (OSError, StorageError) as error:
         raise InputError(f"The space {where} cannot be read: {error}.") from error
     if not isinstance(document, dict) or not document:
         raise InputError(

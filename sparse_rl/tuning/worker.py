@@ -155,7 +155,7 @@ class _Trial:
 
     def _has_finished(self, path: Path) -> bool:
         """Tell again of a run that was complete when its tuner died."""
-        from sparse_rl.agents.recipe import read_yaml
+        from sparse_rl.storage import read_yaml
         from sparse_rl.training.returns import read_evaluations
 
         if not (path / SUMMARY).exists() or not read_yaml(path / SUMMARY).get("finished"):

@@ -9,6 +9,7 @@ from conftest import Payload, Warden
 from sparse_rl.agents.recipe import load_recipe, parse_assignments
 from sparse_rl.commands.main import main
 from sparse_rl.inputs import InputError
+from sparse_rl.storage import parse_yaml
 from sparse_rl.training.evaluation import evaluate
 from sparse_rl.training.existing import read_config
 
@@ -98,3 +99,34 @@ def test_cards(agent: Path, text: str) -> None:
 def test_yaml_that_multiplies(tmp_path: Path, warden: Warden, text: str, message: str) -> None:
     (tmp_path / "config.yml").write_text(text)
     assert message in warden.refusal("config", tmp_path)
+
+
+def test_merge_keys_that_multiply(tmp_path: Path) -> None:
+    """Nothing of them is left in the value that is counted in the end."""
+    lines = ["a0: &a0 {" + ", ".join(f"k{i}: 1" for i in range(10)) + "}"]
+    lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 9)]
+    (tmp_path / "config.yml").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="merge keys bring more than 10,000 values"):
+        read_config(tmp_path)
+
+
+def test_merge_keys_that_contain_themselves(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text("a: &a {<<: *a, b: 1}")
+    with pytest.raises(InputError):
+        read_config(tmp_path)
+
+
+def test_numbers_of_base_60_are_words() -> None:
+    """PyYAML takes quadratic time for them, and nobody means them."""
+    assert parse_yaml("[1:59:59, 190:20:30.15]", "it") == ["1:59:59", "190:20:30.15"]
+
+
+@pytest.mark.parametrize("text", ["{a: 1, b: 2, a: 3}", "a: 1\nb: 2\n'a': 3", "x: &x {a: 1}\ny: {<<: *x, b: 1, b: 2}"])
+def test_a_key_that_is_there_twice(text: str) -> None:
+    with pytest.raises(InputError, match=r"the key '[ab]' is there twice"):
+        parse_yaml(text, "it")
+
+
+def test_merge_keys_work() -> None:
+    text = "x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}\nz: {<<: [*x, {c: 4}]}"
+    assert parse_yaml(text, "it") == {"x": {"a": 1, "b": 2}, "y": {"a": 1, "b": 3}, "z": {"a": 1, "b": 2, "c": 4}}
