@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 import yaml
 from _experiment.grid import SETTINGS, read_grid
 from _experiment.launch import Job, on_ray, on_this_machine
 from _experiment.results import FILE, read_results
 from _experiment.runner import Experiment, lock
+from _experiment.runs import cut_off_runs
 from experiment import main
 
+from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.inputs import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +100,9 @@ def test_the_grids_that_come_along_are_fine(file: Path, monkeypatch: pytest.Monk
         ("grid: {algo: {sac: 1}, seed: 0}", "algo must be a word or a number"),
         ("grid: {seed: zero}", "argument --seed: invalid whole number value: 'zero'"),
         ("grid: {seed: []}", "'seed' is an empty list"),
+        ("grid: {algo: sac, algo: td3, seed: 0}", "the key 'algo' is there twice"),
+        ("grid: {hyperparams: {gamma: 2020-01-01}, seed: 0}", "Object of type date is not JSON serializable"),
+        ("grid: {algo: gmp-sac, seed: 0, hyperparams: {method: {begin: 0.8, end: 0.2}}}", "end"),
         ("grid: {algo: sac, seed: [0, 1, 0]}", "Two points of a block are the same run: `train.py"),
         ("grid: {algo: sac}", "Give every run its seed"),
         ("grid: {algo: sac, seed: 0, eval-freq: -1}", "eval_freq must be positive"),
@@ -111,6 +117,22 @@ def test_a_grid_with_an_error_starts_nothing(
     assert error.startswith("error: There is an error in the grid")
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_grid_that_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "/dev/zero"]) == 2
+    assert "'/dev/zero' is not a regular file" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_that_is_whole_is_begun_again(tmp_path: Path) -> None:
+    folder = tmp_path / "sac" / "Pendulum-v1" / "1"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yml").write_text("algo: sac\nenv: Pendulum-v1\nhyperparameters: {n_timesteps: 100}\n")
+    CheckpointFolder(folder / "checkpoints").save(50, {"weight": th.zeros(3)})
+    (file,) = (folder / "checkpoints").iterdir()
+    assert [run for run, _ in cut_off_runs(tmp_path)] == [folder]
+    file.write_bytes(file.read_bytes()[:-2])
+    assert list(cut_off_runs(tmp_path)) == []
 
 
 def test_a_grid_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

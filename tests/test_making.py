@@ -46,7 +46,7 @@ def test_it_learns_as_train_py_does_to_the_bit(tmp_path: Path) -> None:
     ],
 )
 def test_callbacks_are_those_of_the_recipe(algo: str, kinds: list[Any]) -> None:
-    model, callbacks = make_agent(algo, ENV, seed=0, **{**SMALL, "buffer_size": 200_000})
+    model, callbacks = make_agent(algo, ENV, seed=0, **{**SMALL, "buffer_size": 200_000, "learning_starts": 100})
     names = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
     assert [type(callback).__name__ for callback in callbacks] == names
     assert isinstance(model.replay_buffer, RedrawnReplayBuffer)  # type: ignore[attr-defined]
@@ -88,6 +88,13 @@ def test_any_learner_and_a_variant() -> None:
         ({"algo": "sac", "sparsity": 0.5}, "sparsity"),
         ({"env": "CartPole-v1-noise80"}, "Discrete"),
         ({"algo": "anf-sac", "sparsity": 0.0}, "so there is nothing for anf-sac to do"),
+        ({"algo": "screened-sac", "learning_starts": 3}, "random transitions, and learning_starts is 3"),
+        ({"policy_kwargs": {"optimizer_kwargs": 5}}, "optimizer_kwargs must hold keys and values, not 5"),
+        ({"policy_kwargs": {"net_arch": [0]}}, "each number of units in net_arch must be a whole number"),
+        ({"policy_kwargs": {"net_arch": 64}}, "net_arch must hold numbers of units, such as [256, 256], not 64"),
+        ({"policy_kwargs": {"n_critics": 0}}, "n_critics must be a whole number"),
+        ({"optimizer": {"name": "smet-adam", "density_exponent": 1e9}}, "density_exponent"),
+        ({"ent_coef": "auto_²"}, "ent_coef"),
     ],
 )
 def test_what_does_not_fit_is_said(arguments: dict[str, Any], message: str) -> None:

@@ -335,3 +335,10 @@ def test_the_area_of_a_learning_curve_is_the_published_one() -> None:
 def test_nonsense_gets_a_sentence(compute: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compute()
+
+
+def test_sizes_that_are_numpys_numbers_are_counted_as_python_s() -> None:
+    """Stable-Baselines3 makes such layers for MultiDiscrete actions, and YAML would not take the count."""
+    layer = nn.Linear(3, int(np.int64(5)))
+    layer.out_features = np.int64(5)  # type: ignore[assignment]
+    assert type(count_dense_weights(layer)) is int

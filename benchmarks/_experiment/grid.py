@@ -15,6 +15,7 @@ from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError, describe
 from sparse_rl.names import unknown
 from sparse_rl.storage import parse_yaml, read_yaml_text
+from sparse_rl.training.making import learning_callbacks
 from sparse_rl.training.plan import Plan
 
 SECTIONS = ("options", "grid")
@@ -144,6 +145,7 @@ def _cell(parser: argparse.ArgumentParser, point: dict[str, Any], settings: str)
         if args.seed < 0:
             raise InputError("Give every run its seed: by that it is known again.")
         plan = read_plan(args)
+        learning_callbacks(plan.hyperparameters)  # complains of a method whose settings do not fit together
         if plan.num_threads < 1:
             raise InputError("num_threads must be at least 1: runs share the cores by it.")
         if EnvironmentId.parse(plan.env).permute is not None and plan.hyperparameters["n_envs"] > 1:
@@ -164,7 +166,10 @@ def _words(parser: argparse.ArgumentParser, key: str, value: Any) -> list[str]:
             raise InputError(
                 f"{key} must hold keys and values, such as {{learning_rate: 1e-3}}, not {describe(value)}."
             )
-        return [flag, *(f"{name}:{json.dumps(part)}" for name, part in value.items())] if value else []
+        try:
+            return [flag, *(f"{name}:{json.dumps(part)}" for name, part in value.items())] if value else []
+        except TypeError as error:  # YAML knows dates and bytes
+            raise InputError(f"{key} may hold numbers, words, lists and keys, but: {error}.") from error
     if isinstance(value, dict | list | bool) or value is None:
         raise InputError(f"{key} must be a word or a number, not {describe(value)}.")
     return [flag, str(value)]

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.plots.files import EVALUATIONS, clock, read_episodes, read_evaluations
 from sparse_rl.plots.intervals import Array
 from sparse_rl.storage import read_yaml
@@ -84,8 +85,9 @@ def finished_runs(root: Path) -> Iterator[Run]:
         try:
             run = Run(file.parent)
             if run.is_finished:
+                run.seconds()  # reads what is left to be read
                 yield run
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             print(f"Note: the run in {str(file.parent)!r} does not count: {error}", file=sys.stderr)
 
 
@@ -97,9 +99,11 @@ def cut_off_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     :return: their folders and what their ``config.yml`` says
     """
     for file in sorted(root.glob(f"*/*/*/{SETTINGS}"), key=_age):
-        if (file.parent / CHECKPOINTS).is_dir() and can_go_on(file.parent):
-            with suppress(ValueError, OSError):  # damaged: then it begins anew
-                yield file.parent, read_config(file.parent)
+        checkpoints = CheckpointFolder(file.parent / CHECKPOINTS)
+        if checkpoints.path.is_dir() and can_go_on(file.parent):
+            with suppress(ValueError, OSError):  # damaged: then another run is begun
+                if not checkpoints.steps or any(True for _ in checkpoints.load(lambda _: None)):
+                    yield file.parent, read_config(file.parent)
 
 
 def _age(file: Path) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from sparse_rl.agents.replay.dynamic import (
     DynamicReplayBuffer,
 )
 from sparse_rl.agents.replay.memory import Footprint, nbytes
-from sparse_rl.inputs import InputError, first_line
+from sparse_rl.inputs import InputError, Number, describe, first_line
 from sparse_rl.names import find, is_own, unknown
 from sparse_rl.nn import SMETAdam
 from sparse_rl.sb3 import sparse_policy
@@ -296,6 +296,7 @@ def policy_arguments(learner: str, given: Mapping[str, Any], optimizer: Mapping[
             raise InputError(f"{key!r} belongs at the top level of a recipe, not in policy_kwargs.")
         if key not in known:
             raise InputError(unknown("key of policy_kwargs", key, known))
+    _check_sizes(given)
     if "optimizer_class" not in given:
         result |= _optimizer(learner, optimizer, given.get("optimizer_kwargs") or {})
     elif optimizer is not None and optimizer["name"] != "adam":
@@ -309,6 +310,19 @@ def policy_arguments(learner: str, given: Mapping[str, Any], optimizer: Mapping[
                 raise InputError(unknown(key, given[key], classes))
             result[key] = classes[given[key]]
     return result
+
+
+def _check_sizes(given: Mapping[str, Any]) -> None:
+    """Check what Stable-Baselines3 and PyTorch would answer with an error of their own."""
+    if not isinstance(given.get("optimizer_kwargs", {}), Mapping):
+        raise InputError(f"optimizer_kwargs must hold keys and values, not {describe(given['optimizer_kwargs'])}.")
+    Number(1, whole=True)("n_critics", given.get("n_critics", 1))
+    parts = given.get("net_arch") or []
+    for part in parts.values() if isinstance(parts, Mapping) else [parts]:
+        if not isinstance(part, list):
+            raise InputError(f"net_arch must hold numbers of units, such as [256, 256], not {describe(part)}.")
+        for units in part:
+            Number(1, whole=True)("each number of units in net_arch", units)
 
 
 def _optimizer(learner: str, optimizer: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ OPTIMIZERS: Mapping[str, Mapping[str, Check]] = {
     "smet-adam": {
         "warmup_steps": Number(0, whole=True),
         "warmup": Choice(("momentum", "update")),
-        "density_exponent": Number(0),
+        "density_exponent": Number(0, 10),
     },
 }
 _SCREENING: Mapping[str, Check] = {"level": Number(0, 1, above=True, below=True)}
@@ -183,7 +183,7 @@ _LEARNER_KEYS: Mapping[str, Check] = {
 
 def _is_initial_value(word: str) -> bool:
     prefix, _, number = word.partition("_")
-    return prefix == "auto" and number.replace(".", "", 1).isdigit() and float(number) > 0
+    return prefix == "auto" and word.isascii() and number.replace(".", "", 1).isdigit() and float(number) > 0
 
 
 def check_recipe(recipe: Mapping[str, Any], learner_defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,11 @@ def check_actions(learner: str, space: spaces.Space[Any], environment: str) -> N
             f"{environment!r} has actions of kind {type(space).__name__}; {learner} needs {kinds[0].__name__} actions. "
             + (f"Learners for these actions: {others}." if others else "No learner here supports them.")
         )
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise InputError(
+            f"{environment!r} has actions that begin at {space.start}: Stable-Baselines3 counts from 0. Wrap it in "
+            "gymnasium.wrappers.TransformAction."
+        )
     if isinstance(space, spaces.Box):
         if not np.issubdtype(space.dtype, np.floating):
             raise InputError(f"{environment!r} has actions of type {space.dtype}: they must be floating-point numbers.")

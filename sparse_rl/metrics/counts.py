@@ -42,7 +42,8 @@ def count_dense_weights(module: nn.Module) -> int:
     :param module: the network, or a part of it
     :return: the number of weights
     """
-    return sum(layer.out_features * layer.in_features for layer in linear_layers(module))
+    # Stable-Baselines3 makes layers whose size is one of NumPy's numbers.
+    return sum(int(layer.out_features) * int(layer.in_features) for layer in linear_layers(module))
 
 
 def inference_flops(weights: int, batch_size: int = 1) -> int:

@@ -4,6 +4,8 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+from gymnasium.spaces import Discrete
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -14,6 +16,7 @@ from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
+from sparse_rl.topology import fewest_transitions
 from sparse_rl.training.plan import base_name, change_recipe, make_plan
 from sparse_rl.training.vec_envs import make_vec_env
 
@@ -94,15 +97,25 @@ def learning_callbacks(hyperparameters: Mapping[str, Any], verbose: int = 0) -> 
 
 def check_methods(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], algo: str) -> None:
     """
-    Check that methods have layers to work on, and can do what they shall with each.
+    Check that methods have layers to work on and can do what they shall with each, and screening enough to look at.
 
     :param model: the agent
     :param callbacks: what :func:`learning_callbacks` gave
     :param algo: the algorithm's name, for the message
-    :raises InputError: if no layer is sparse
+    :raises InputError: if no layer is sparse, or the warm-up is too short
     :raises ValueError: if a layer does not suit a method
     """
     for callback in callbacks:
+        if isinstance(callback, ScreeningCallback):
+            space, warm_up = model.action_space, model.learning_starts  # type: ignore[attr-defined]
+            needed = fewest_transitions(
+                int(space.n) - 1 if isinstance(space, Discrete) else int(np.prod(space.shape or ()))
+            )
+            if warm_up + model.n_envs < needed:
+                raise InputError(
+                    f"Screening needs at least {needed} random transitions, and learning_starts is {warm_up}: give "
+                    f"learning_starts:{needed} or more, and a larger -n."
+                )
         if isinstance(callback, TopologyCallback):
             layers = sparse_layers(model.policy)
             if not layers:
