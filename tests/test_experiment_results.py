@@ -207,6 +207,8 @@ def test_the_report(tmp_path: Path) -> None:
         (",".join(COLUMNS) + "\n", [], "No run in"),
         ("half a row", [], f"{FILE}', line 12 is damaged"),
         ("half a number", [], f"{FILE}', line 11 is damaged"),
+        ("no protocol", [], "is damaged: replay is 'a | b'"),
+        ("a field without end", [], "is damaged: field larger than field limit"),
         ("whole", ["--last", "4"], "2 evaluations that all its runs share, fewer than the 4"),
         ("whole", ["--reference", "sac, no nois"], "Did you mean 'sac, no noise'"),
     ],
@@ -216,9 +218,13 @@ def test_a_table_with_an_error_draws_nothing(
 ) -> None:
     write_results(tmp_path, ROWS)
     text = (tmp_path / FILE).read_text()
-    content = {"whole": text, "half a row": text + "sac,Inver", "half a number": text.replace("50.0", "5o")}.get(
-        content or "", content
-    )
+    content = {
+        "whole": text,
+        "half a row": text + "sac,Inver",
+        "half a number": text.replace("50.0", "5o"),
+        "no protocol": text.replace("observed noise", "a | b"),
+        "a field without end": text + "x" * 140_000,
+    }.get(content or "", content)
     (tmp_path / FILE).unlink() if content is None else (tmp_path / FILE).write_text(content)
     assert main(["plot", str(tmp_path), *words]) == 2
     assert message in capsys.readouterr().err

@@ -235,6 +235,19 @@ def test_flags_that_would_make_another_run(
     assert content(folder) == before
 
 
+def test_another_number_of_threads_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path, 140, WORDS.replace("--seed", "--num-threads 2 --seed"))
+    threads = th.get_num_threads()
+    try:
+        assert resume(folder, "--num-threads", "1") == 0
+    finally:
+        th.set_num_threads(threads)
+    assert "the same to the bit any longer, because of num_threads is 1 instead of 2." in capsys.readouterr().out
+    config = yaml.safe_load((folder / "config.yml").read_text())
+    assert config["num_threads"] == 1
+    assert config["resumed"][0]["changes"] == ["num_threads is 1 instead of 2"]
+
+
 def test_flags_that_change_nothing(whole: Path, tmp_path: Path) -> None:
     folder = stopped(tmp_path)
     assert resume(folder, "--seed", "3", "-n", "220", "--checkpoint-freq", "70", "--keep-checkpoints", "1") == 0

@@ -22,8 +22,8 @@ from train_cases import ENV, QUICK, ROOT, train
 
 from sparse_rl.agents.sac import SAC
 from sparse_rl.commands.main import main as sparse_rl
-from sparse_rl.commands.train import main
-from sparse_rl.training.callbacks import PatienceCallback
+from sparse_rl.commands.train import _hint, main
+from sparse_rl.training.callbacks import HeartbeatCallback, PatienceCallback
 from sparse_rl.training.run_folder import RunFolder
 
 
@@ -424,3 +424,22 @@ def test_a_first_gradient_step_that_takes_long_is_explained(capsys):
     model = stable_baselines3.SAC("MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=100)
     model.learn(12, PatienceCallback(seconds=30))
     assert "compiling" not in capsys.readouterr().out
+
+
+def test_without_a_progress_bar_there_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    model = stable_baselines3.PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=1, seed=0)
+    model.learn(64, HeartbeatCallback(64, first=0.0))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 64
+    assert re.fullmatch(r"step \s+64 of 64: [\d.]+ steps/s", lines[-1])
+    model.learn(64, HeartbeatCallback(64, first=100.0))
+    assert capsys.readouterr().out == ""
+
+
+def test_whoever_shares_the_cores_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.getloadavg", lambda: (3.0, 0.0, 0.0))
+    assert _hint(-1) == "Hint: other programs are computing here (load 3.0, 4 cores): --num-threads 1 may be faster."
+    assert _hint(2) is None
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 9.0, 9.0))
+    assert _hint(-1) is None

@@ -10,6 +10,7 @@ from _experiment.grid import Cell
 from _experiment.runs import Run
 from sparse_rl.inputs import InputError
 from sparse_rl.storage import write_atomically
+from sparse_rl.training.plan import PROTOCOLS
 
 FILE = "results.csv"
 
@@ -108,8 +109,11 @@ def read_results(folder: Path) -> list[Row]:
     file = folder / FILE
     if not file.exists():
         raise InputError(f"There is no {str(file)!r}: first `python benchmarks/experiment.py run` the experiment.")
-    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-        table = list(csv.reader(lines))
+    try:
+        with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+            table = list(csv.reader(lines))
+    except csv.Error as error:
+        raise InputError(f"{str(file)!r} is damaged: {error}. {_REMEDY}") from error
     if not table or table[0] != COLUMNS:
         raise InputError(f"{str(file)!r} does not have the columns {', '.join(COLUMNS)}. {_REMEDY}")
     if len(table) == 1:
@@ -125,6 +129,8 @@ def _row(values: list[str], where: str) -> Row:
     try:
         row = dict(zip(COLUMNS, values, strict=True))
         numbers = {key: convert(row[key]) for key, convert in _NUMBERS.items()}
+        if row["replay"] not in PROTOCOLS:
+            raise ValueError(f"replay is {row['replay']!r}")
         counts = {key: int(row[key]) if row[key] else None for key in ("weights", "training_flops")}
         return Row(**{**row, **numbers, **counts})
     except ValueError as error:

@@ -50,8 +50,7 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
 
     if (reason := obstacle_to_windows()) is not None:
         raise InputError(
-            f"there is no display here ({reason}). To make a video instead: "
-            f"sparse-rl record {' '.join(args.agent)} -o video.mp4"
+            f"there is no display here ({reason}). To make a video instead: sparse-rl record {' '.join(args.agent)}"
         )
     trained = open_agent(args)
     print(trained.title)

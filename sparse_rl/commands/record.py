@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     enjoy.add_arguments(parser)
     parser.set_defaults(episodes=1)
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("video.mp4"), metavar="FILE", help=".mp4 or .gif (default: %(default)s)"
+        "-o", "--out", type=Path, metavar="FILE", help=".mp4 or .gif (default: video.mp4, or video.gif without ffmpeg)"
     )
 
 
@@ -44,16 +44,17 @@ def run(args: argparse.Namespace, words: list[str]) -> int:
     :raises ValueError: for bad input, or if nothing can be drawn here
     :raises OSError: if the file cannot be written
     """
-    from sparse_rl.training.videos import check_format, choose_gl, record
+    from sparse_rl.training.videos import check_format, choose_gl, has_ffmpeg, record
 
-    check_format(args.out)
+    out: Path = args.out or Path("video.mp4" if has_ffmpeg() else "video.gif")
+    check_format(out)
     trained = open_agent(args)
     if trained.needs_mujoco:
         choose_gl()
     print(trained.title)
     with one_thread():
-        returns, n_frames = record(trained, args.out, args.episodes, args.seed, args.steps)
+        returns, n_frames = record(trained, out, args.episodes, args.seed, args.steps)
     for episode, total in enumerate(returns, 1):
         print(f"episode {episode}: return {total:.1f}")
-    print(f"{args.out}: {n_frames:,} frames, {args.out.stat().st_size / 1000:,.0f} kB")
+    print(f"{out}: {n_frames:,} frames, {out.stat().st_size / 1000:,.0f} kB")
     return 0

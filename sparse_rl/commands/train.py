@@ -5,11 +5,13 @@ PyTorch is imported only once the words on the command line make sense.
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +103,8 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
 
             try:
                 plan = plan_of(config, path)
+                if args.num_threads > 0:
+                    plan = replace(plan, num_threads=args.num_threads)
                 experiment = held.enter_context(closing(Experiment(plan)))
             except (KeyError, TypeError, AttributeError) as error:
                 raise InputError(
@@ -135,6 +139,7 @@ def _settle_flags(args: argparse.Namespace, config: dict[str, Any], words: list[
     if not given.keys() - _OF_RESUMING:
         return
     before, after = (vars(read_plan(make_parser().parse_args(each))) for each in (former, [*former, *words]))
+    after["num_threads"] = before["num_threads"]  # may change, at the price of the last bits
     different = differences(before, after)
     different += [f"{name} cannot be changed" for name in ("log_folder", "tensorboard_log") if name in given]
     if different:
@@ -156,6 +161,8 @@ def _run(
     from sparse_rl.training.existing import can_go_on
 
     print(f"{experiment.plan.title}\nlogs in {folder.path}", flush=True)
+    if (hint := _hint(experiment.plan.num_threads)) is not None:
+        print(hint, flush=True)
     progress = sys.stdout.isatty() if args.progress is None else args.progress
     try:
         experiment.run(
@@ -193,6 +200,14 @@ def _not_begun(folder: RunFolder, error: OSError) -> int:
     return fail(f"{_sentence(error)} The run in {str(folder.path)!r} has not begun.")
 
 
+def _hint(num_threads: int) -> str | None:
+    """Say if others compute on the same cores: threads that wait for each other are slow then."""
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if num_threads > 0 or cores < 2 or load < cores / 2:
+        return None
+    return f"Hint: other programs are computing here (load {load:.1f}, {cores} cores): --num-threads 1 may be faster."
+
+
 def _sentence(error: OSError) -> str:
     """Say what the operating system said; an error of this project's own is a sentence already."""
     if error.strerror is None:
@@ -217,7 +232,8 @@ def _report(experiment: "Experiment", folder: RunFolder, tensorboard: Path, prog
         )
     run = shlex.quote(str(folder.path))
     print(f"\nWhere everything is:    {run}")
-    print(f"What it looks at:       {run}/{PICTURE}")
+    if "method" in experiment.plan.hyperparameters:
+        print(f"What it looks at:       {run}/{PICTURE}")
     print(f"To see the curves:      tensorboard --logdir {shlex.quote(str(tensorboard))}")
     trust = " --trust" if ":" in experiment.plan.env or is_own(learner_of(experiment.plan.algo)) else ""
     print(f"To evaluate the agent:  sparse-rl evaluate {run}{trust}")

@@ -16,6 +16,7 @@ from matplotlib.ticker import EngFormatter
 from sparse_rl.inputs import InputError
 from sparse_rl.plots.curves import AXES, Agent, Curve, Panel, all_curves
 from sparse_rl.storage import write_atomically
+from sparse_rl.training.plan import PROTOCOLS
 
 #: The formats of pictures, by the ending of the file.
 ENDINGS = (".png", ".svg", ".pdf")
@@ -68,9 +69,7 @@ def _looks(agents: Sequence[Agent]) -> dict[Agent, dict[str, Any]]:
         list(dict.fromkeys((agent.algorithm, agent.settings) for agent in agents if agent.is_dense is is_dense))
         for is_dense in (True, False)
     )
-    protocols = [
-        name for name in ("redrawn noise", "observed noise", "no noise") if any(a.replay == name for a in agents)
-    ]
+    protocols = [name for name in PROTOCOLS if any(a.replay == name for a in agents)]
     styles = dict(zip(protocols, ("-", "--", ":"), strict=False))
     if len(protocols) > 1 and "no noise" in styles:
         styles["no noise"] = ":"

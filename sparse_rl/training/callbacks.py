@@ -1,6 +1,7 @@
 """The callbacks of a run: Stable-Baselines3's own wherever they do."""
 
 import gc
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Timer
@@ -56,6 +57,33 @@ class PatienceCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._on_rollout_start()
+
+
+class HeartbeatCallback(BaseCallback):
+    """
+    Say how far training is, and how fast: after half a minute, after twice as long, ..., then every ten minutes.
+
+    :param total: environment steps of the run
+    :param first: seconds after which it is said for the first time
+    :param most: most seconds between two times
+    """
+
+    def __init__(self, total: int, first: float = 30.0, most: float = 600.0) -> None:
+        super().__init__()
+        self._total, self._wait, self._most = total, first, most
+        self._steps, self._time = 0, 0.0
+
+    def _on_training_start(self) -> None:
+        self._steps, self._time = self.num_timesteps, time.monotonic()
+
+    def _on_step(self) -> bool:
+        seconds = time.monotonic() - self._time
+        if seconds >= self._wait:
+            speed = (self.num_timesteps - self._steps) / seconds
+            print(f"step {self.num_timesteps:9,} of {self._total:,}: {speed:.1f} steps/s", flush=True)
+            self._steps, self._time = self.num_timesteps, time.monotonic()
+            self._wait = min(2 * self._wait, self._most)
+        return True
 
 
 class _Stopped(Exception):  # noqa: N818 - no error

@@ -37,6 +37,7 @@ from sparse_rl.training.callbacks import (
     AgentsCallback,
     CurvesPageCallback,
     EvaluationCallback,
+    HeartbeatCallback,
     HyperparametersCallback,
     PatienceCallback,
     PublishCallback,
@@ -207,6 +208,8 @@ class Experiment:
         news: dict[str, Any] = {}
         if changes:
             news["resumed"] = [*former.get("resumed", []), {"step": steps, "changes": changes}]
+        if configuration["num_threads"] != former.get("num_threads"):
+            news["num_threads"] = configuration["num_threads"]
         if configuration.get("tensorboard") != former.get("tensorboard"):  # in a copy of a run
             news["tensorboard"] = configuration["tensorboard"]
         if news:
@@ -293,8 +296,7 @@ class Experiment:
             if self.report is not None:
                 callbacks.append(ReportCallback(self.evaluation, self.report))
         callbacks.append(PublishCallback(folder))
-        if progress:
-            callbacks.append(ProgressBarCallback())
+        callbacks.append(ProgressBarCallback() if progress else HeartbeatCallback(steps))
         return callbacks
 
     def _summary(self) -> dict[str, Any]:

@@ -75,6 +75,9 @@ def find_agent(where: str, best: bool = False) -> FoundAgent:
     folder = Path(where)
     is_agent = (folder / MODEL).exists()
     if folder.is_dir() and not is_agent and ((folder / SETTINGS).exists() or not _is_in_the_zoo(where)):
+        runs = [each for each in sorted(folder.iterdir()) if (each / SETTINGS).exists()]
+        if runs and not (folder / SETTINGS).exists():
+            raise InputError(f"{where!r} holds {len(runs)} run(s), not one: say which, for example {str(runs[-1])!r}.")
         config, which = read_config(folder), "best" if best else "last"
         return FoundAgent(agent_folder(folder / _file_names(config)[which]), folder, config, which=which)
     if best:
@@ -108,6 +111,8 @@ def _is_in_the_zoo(where: str) -> bool:
 
 def _in_the_zoo(where: str) -> Path:
     algorithm, slash, environment = where.partition("/")
+    if (beside := agent_folder(Path(where))).is_dir() and Path(where).is_file():
+        raise InputError(f"{where!r} is a file of Stable-Baselines3's: give the folder beside it, {str(beside)!r}.")
     if not slash or "/" in environment:
         raise InputError(
             f"There is no run or agent in {where!r}: expected a run's folder, such as "

@@ -19,6 +19,8 @@ RECIPE_FLAGS = (
     "n_timesteps", "n_envs", "eval_freq", "eval_episodes", "sparsity", "distribution", "layers", "kernel", "replay",
     "buffer_size",
 )  # fmt: skip
+#: How noise is learnt from, for people.
+PROTOCOLS = ("redrawn noise", "observed noise", "no noise")
 METHOD_FLAGS = ("drop_fraction", "update_interval")
 MOST_THREADS = 4096
 DEFAULTS: Mapping[str, Any] = {"n_envs": 1, "policy": "MlpPolicy", "eval_episodes": 5}

@@ -29,7 +29,7 @@ from sparse_rl.training.vec_envs import check_log, keep, obstacles, put_back
 #: Seconds after which there is a checkpoint at the latest.
 MOST_SECONDS = 600.0
 #: Keys of a configuration that do not say what a run is, but with what it was carried out.
-CIRCUMSTANCES = ("versions", "platform", "commit")
+CIRCUMSTANCES = ("versions", "platform", "commit", "num_threads")
 _WORDS = ("command", "notes", "tensorboard")
 
 

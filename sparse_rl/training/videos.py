@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
@@ -94,22 +94,26 @@ def check_format(path: Path) -> None:
         raise InputError(f"Expected a file that ends in {' or '.join(FORMATS)}, not {str(path)!r}.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"There is no folder {str(path.absolute().parent)!r} to write the video to.")
-    if path.suffix.lower() == ".mp4" and _ffmpeg() is None:
+    if path.suffix.lower() == ".mp4" and not has_ffmpeg():
         raise InputError(
             "Writing .mp4 needs ffmpeg, which is not installed: pip install -c constraints.txt -e '.[video]', or "
             "give a file that ends in .gif, which needs nothing more."
         )
 
 
-def _ffmpeg() -> str | None:
+def has_ffmpeg() -> bool:
+    """
+    Tell whether there is an ffmpeg, which .mp4 needs.
+
+    :return: whether there is
+    """
     if find_spec("imageio_ffmpeg") is None:
-        return None
+        return False
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    try:
-        return str(get_ffmpeg_exe())
-    except RuntimeError:
-        return None
+    with suppress(RuntimeError):
+        return bool(get_ffmpeg_exe())
+    return False
 
 
 def watch(
