@@ -35,7 +35,7 @@ MODULES = {  # what serves all rooms, and what each of these may import of the p
     "version": set(),
 }
 THIRD_PARTY = {  # what each may import of other packages; topology, nn, kernels, storage and metrics know no agents
-    "storage": {"numpy", "safetensors", "torch"},
+    "storage": {"numpy", "safetensors", "torch", "yaml"},
     "checkpoints": {"numpy", "stable_baselines3", "torch"},
     "topology": {"torch"},
     "kernels": {"llvmlite", "numba", "numpy", "torch"},
@@ -43,7 +43,7 @@ THIRD_PARTY = {  # what each may import of other packages; topology, nn, kernels
     "nn": {"numpy", "torch"},
     "metrics": {"numpy", "torch"},
     "sb3": {"gymnasium", "numpy", "stable_baselines3", "torch"},
-    "agents": {"gymnasium", "numba", "numpy", "stable_baselines3", "torch", "yaml"},
+    "agents": {"gymnasium", "numba", "numpy", "stable_baselines3", "torch"},
     "features": {"gymnasium", "matplotlib", "numpy", "stable_baselines3", "torch"},
     "plots": {"PIL", "matplotlib", "numpy", "tensorboard"},
     "sharing": {"huggingface_hub", "numpy", "yaml"},

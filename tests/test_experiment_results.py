@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 import yaml
 from _experiment.curves import panels, reach, scores
 from _experiment.results import COLUMNS, FILE, Row, read_results, write_results
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.plots.curves import Agent, Curve
 from sparse_rl.plots.intervals import interval, iqm
 
@@ -49,7 +51,7 @@ def test_only_what_can_be_continued_was_cut_off(tmp_path: Path) -> None:
     parent = tmp_path / "sac" / ENV
     for name in ("1", "2", "3"):
         (fake_run(parent / name) / "checkpoints").mkdir()
-    (parent / "1" / "checkpoints" / "step_000000000150.safetensors").write_bytes(b"")
+    CheckpointFolder(parent / "1" / "checkpoints").save(150, {"weight": th.zeros(3)})
     (parent / "2" / "evaluations.npz").unlink()
     assert [folder for folder, _ in cut_off_runs(tmp_path)] == [parent / "1", parent / "2"]
 

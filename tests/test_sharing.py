@@ -257,7 +257,7 @@ def test_nothing_is_overwritten(pushed: StandIn, capsys: pytest.CaptureFixture[s
         ("pull nothing", "named owner/name, for example you/anf-sac-Hopper-noise95, not 'nothing'"),
         ("pull ../../etc", "named owner/name"),
         ("push {run} nothing", "named owner/name"),
-        ("push {run}/nowhere me/it", "There is no run in"),
+        ("push {run}/nowhere me/it", "There is no run or agent in"),
         ("push anf-sac HalfCheetah-nois98 me/it", "Did you mean"),
         ("push {run}/best_model.agent me/it --best", "leave out --best"),
         ("push {run} somebody-else/it -n 0", "the token is not valid, or may not do that"),

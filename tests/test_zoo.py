@@ -226,7 +226,7 @@ def test_agents_are_named_in_one_way(runs: Path, entry: Path, capsys: pytest.Cap
         (["anf-sack", "Reacher-noise90"], "no such agent in the zoo. Unknown algorithm of the zoo 'anf-sack'. Did you"),
         (["a/b/c"], "There is no run or agent in 'a/b/c'"),
         (["a", "b", "c"], "expected one agent: a folder, or ALGO ENV of the zoo, not 'a b c'"),
-        (["anf-sac", "Reacher-noise90", "--best"], "is one agent, and no run"),
+        (["anf-sac", "Reacher-noise90", "--best"], "is not a run, so it has no best agent"),
         (["anf-sac", "Reacher-noise90", "--env", "Hopper-noise90"], "The agent cannot act in Hopper-noise90. Observat"),
         (["anf-sac", "Reacher-noise90", "--env", "Reacherr-noise90"], "Did you mean 'Reacher"),
         (["anf-sac", "Reacher-noise90", "--phase", "1"], "not permuted"),
