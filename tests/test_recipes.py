@@ -297,7 +297,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
         ({"optimizer": {"name": "smet-adam", "warmup_step": 5}}, "'warmup_steps'"),
         (
             {"optimizer": {"name": "smet-adam", "density_exponent": -1}},
-            "density_exponent must be a number in [0, 10]",
+            r"density_exponent must be a number in \[0, 10\]",
         ),
         ({"optimizer": {"name": "smet-adam", "warmup": "step"}}, "Unknown warmup"),
     ],
