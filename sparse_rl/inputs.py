@@ -25,6 +25,17 @@ def describe(value: object) -> str:
     return "nothing" if value is None else repr(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """
+    Count things.
+
+    :param number: how many there are
+    :param noun: one of them
+    :return: for example ``"1 run"``, ``"2 runs"``
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """
     Say in one line what another library found wrong.

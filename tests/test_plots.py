@@ -427,7 +427,7 @@ def test_runs_are_linked_as_the_zoo_has_them(tmp_path: Path, capsys: pytest.Capt
     links = tmp_path / "links"
     for _ in range(2):  # again: nothing changes
         assert main(["plot", str(tmp_path / "a"), str(tmp_path / "b"), "--export-rl-zoo", str(links)]) == 0
-        assert "2 runs are linked" in capsys.readouterr().out
+        assert f"Linked in {links}: 2 runs." in capsys.readouterr().out
         found = {link.relative_to(links).as_posix(): link.resolve() for link in links.glob("*/*")}
         assert found == {"sac/Hopper-noise90_1": one, "sac/Hopper-noise90_2": two}
     runs, notes = find_runs([links])

@@ -19,6 +19,8 @@ from train_cases import ENV, ROOT, WORDS, Run, train
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.saved import load_agent
 from sparse_rl.commands.main import main as sparse_rl
+from sparse_rl.inputs import InputError
+from sparse_rl.training.finding import find_agent
 
 FILES = [
     "0.monitor.csv",
@@ -204,6 +206,16 @@ def test_the_summary_says_what_was_learnt_and_what_it_cost(run: Run) -> None:
     assert {name for _, _, name in seen} >= {"dormant_actor", "srank_qf0", "effective_rank_qf1", "gradient_snr_qf0"}
     for group, curve, name in seen:
         assert scalars.Scalars(curve)[-1].value == pytest.approx(summary[group][name], rel=1e-6)
+
+
+def test_a_folder_of_runs_and_a_zip_file_are_no_agents_but_near_one(run: Run) -> None:
+    with pytest.raises(
+        InputError, match=re.escape(f"is the folder of 1 run: say which, for example {str(run.folder)!r}")
+    ):
+        find_agent(str(run.folder.parent))
+    beside = run.folder / "best_model"
+    with pytest.raises(InputError, match=re.escape(f"give the folder beside it, '{beside}.agent'")):
+        find_agent(f"{beside}.zip")
 
 
 def test_tensorboard_shows_a_picture_at_each_evaluation(run: Run) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_rl.commands.counts import positive
-from sparse_rl.inputs import InputError
+from sparse_rl.inputs import InputError, counted
 from sparse_rl.names import unknown
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _draw(runs: "list[FoundRun]", args: argparse.Namespace, out: Path) -> int:
     save(draw(shown, [args.x], title), out)
     table = out.with_suffix(".csv")
     save_table(shown, statistic, table)
-    print(f"{len(records)} runs, {len(all_curves(shown))} curves: {out}, {table}")
+    print(f"{counted(len(records), 'run')}, {counted(len(all_curves(shown)), 'curve')}: {out}, {table}")
     return 0
 
 
@@ -128,7 +128,7 @@ def _export(runs: "list[FoundRun]", folder: Path) -> int:
     from sparse_rl.plots.exporting import export
 
     links = export(runs, folder)
-    print(f"{len(links)} runs are linked in {folder}. For example:")
+    print(f"Linked in {folder}: {counted(len(links), 'run')}. For example:")
     link = links[0]
     names = shlex.join(["-a", link.parent.name, "-e", link.name.rpartition("_")[0], "-f", str(folder)])
     print(f"  python -m rl_zoo3.cli all_plots {names} -o curves")

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparse_rl.agents.saved import MODEL
 from sparse_rl.agents.zoo import CARD, find, read_card, zoo
-from sparse_rl.inputs import InputError
+from sparse_rl.inputs import InputError, counted
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.plan import protocol
 from sparse_rl.training.run_folder import BEST_MODEL, SETTINGS, agent_folder, last_model
@@ -77,7 +77,9 @@ def find_agent(where: str, best: bool = False) -> FoundAgent:
     if folder.is_dir() and not is_agent and ((folder / SETTINGS).exists() or not _is_in_the_zoo(where)):
         runs = [each for each in sorted(folder.iterdir()) if (each / SETTINGS).exists()]
         if runs and not (folder / SETTINGS).exists():
-            raise InputError(f"{where!r} holds {len(runs)} run(s), not one: say which, for example {str(runs[-1])!r}.")
+            raise InputError(
+                f"{where!r} is the folder of {counted(len(runs), 'run')}: say which, for example {str(runs[-1])!r}."
+            )
         config, which = read_config(folder), "best" if best else "last"
         return FoundAgent(agent_folder(folder / _file_names(config)[which]), folder, config, which=which)
     if best:
