@@ -119,7 +119,7 @@ def test_the_others_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = ["-o", str(tmp_path / "out.png")]
     assert main(["plot", str(tmp_path), *out]) == 0
     said = capsys.readouterr()
-    assert "1 runs" in said.out
+    assert "1 run" in said.out
     assert [line.count("does not count: ") for line in said.err.splitlines()] == [1, 1]
     assert main(["plot", str(parent / "2"), *out]) == 2
 
