@@ -9,10 +9,11 @@ import pytest
 import torch as th
 from comparing import run
 from stable_baselines3 import PPO
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 import sparse_rl.agents
 import sparse_rl.training
-from sparse_rl.agents import RedrawnReplayBuffer, load_agent
+from sparse_rl.agents import ObservedReplayBuffer, RedrawnReplayBuffer, load_agent
 from sparse_rl.inputs import InputError
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
 from sparse_rl.topology import SET, RigL
@@ -31,7 +32,8 @@ def test_it_learns_as_train_py_does_to_the_bit(tmp_path: Path) -> None:
     model, callbacks = make_agent("anf-sac", ENV, seed=3, n_timesteps=90, method={"update_interval": 10}, **SMALL)
     model.learn(90, callbacks)
     mine = model.policy.state_dict()
-    assert callbacks[0].updates == 5  # type: ignore[attr-defined]
+    assert isinstance(callbacks[0], TopologyCallback)
+    assert callbacks[0].updates == 5
     assert mine.keys() == trained.keys()
     assert all(th.equal(mine[name], trained[name]) for name in mine)
 
@@ -49,7 +51,8 @@ def test_callbacks_are_those_of_the_recipe(algo: str, kinds: list[Any]) -> None:
     model, callbacks = make_agent(algo, ENV, seed=0, **{**SMALL, "buffer_size": 200_000, "learning_starts": 100})
     names = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
     assert [type(callback).__name__ for callback in callbacks] == names
-    assert isinstance(model.replay_buffer, RedrawnReplayBuffer)  # type: ignore[attr-defined]
+    assert isinstance(model, OffPolicyAlgorithm)
+    assert isinstance(model.replay_buffer, RedrawnReplayBuffer)
 
 
 def test_recipes_can_be_changed() -> None:
@@ -57,7 +60,8 @@ def test_recipes_can_be_changed() -> None:
     assert isinstance(callback, TopologyCallback)
     assert isinstance(callback.method, SET)
     assert (model.gamma, model.n_envs) == (0.9, 2)
-    assert not isinstance(model.replay_buffer, RedrawnReplayBuffer)  # type: ignore[attr-defined]
+    assert isinstance(model, OffPolicyAlgorithm)
+    assert isinstance(model.replay_buffer, ObservedReplayBuffer)
     first = model.policy.actor.latent_pi[0]  # type: ignore[union-attr, index]
     assert first.values.numel() == round(0.5 * 15 * 16)
     assert model.seed is not None

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.spaces import Discrete
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_method, make_model, replay_callbacks
 from sparse_rl.agents.learners import check_actions
@@ -107,7 +108,8 @@ def check_methods(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], algo:
     """
     for callback in callbacks:
         if isinstance(callback, ScreeningCallback):
-            space, warm_up = model.action_space, model.learning_starts  # type: ignore[attr-defined]
+            assert isinstance(model, OffPolicyAlgorithm)  # or the plan had been refused
+            space, warm_up = model.action_space, model.learning_starts
             needed = fewest_transitions(
                 int(space.n) - 1 if isinstance(space, Discrete) else int(np.prod(space.shape or ()))
             )
