@@ -28,10 +28,7 @@ def positive(text: str) -> int:
     :return: the number
     :raises ArgumentTypeError: if it is none
     """
-    number = whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return number
+    return _at_least(1, text, "a positive whole number")
 
 
 def natural(text: str) -> int:
@@ -42,9 +39,13 @@ def natural(text: str) -> int:
     :return: the number
     :raises ArgumentTypeError: if it is none
     """
+    return _at_least(0, text, "a whole number of at least 0")
+
+
+def _at_least(least: int, text: str, kind: str) -> int:
     number = whole(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
     return number
 
 
