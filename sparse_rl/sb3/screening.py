@@ -11,10 +11,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sparse_rl.inputs import InputError
 from sparse_rl.nn import SparseLinear, rewire_layer
 from sparse_rl.sb3.callbacks import online_layers
 from sparse_rl.sb3.networks import networks_of
-from sparse_rl.topology import Evidence, Rewiring, Topology, sample_distinct, screen
+from sparse_rl.topology import Evidence, Rewiring, Topology, fewest_transitions, sample_distinct, screen
 from sparse_rl.topology.evidence import MOST_NUMBERS
 
 
@@ -45,6 +46,24 @@ class ScreeningCallback(BaseCallback):
         if not isinstance(self.model, OffPolicyAlgorithm):
             raise ValueError(f"Screening looks at a replay buffer, which {type(self.model).__name__} does not have.")
         online_layers(self.model.policy)  # complains early
+
+    @staticmethod
+    def check(model: OffPolicyAlgorithm) -> None:
+        """
+        Check that the random warm-up is long enough for the tests.
+
+        :param model: the agent, not trained yet
+        :raises InputError: if it is too short
+        """
+        space = model.action_space
+        needed = fewest_transitions(
+            int(space.n) - 1 if isinstance(space, Discrete) else int(np.prod(space.shape or ()))
+        )
+        if model.learning_starts + model.n_envs < needed:
+            raise InputError(
+                f"Screening needs at least {needed} random transitions, and learning_starts is "
+                f"{model.learning_starts}: give learning_starts:{needed} or more, and a larger -n."
+            )
 
     def keep(self) -> dict[str, Any] | None:
         """

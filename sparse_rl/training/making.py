@@ -4,8 +4,6 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-from gymnasium.spaces import Discrete
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -17,7 +15,6 @@ from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
-from sparse_rl.topology import fewest_transitions
 from sparse_rl.training.plan import base_name, change_recipe, make_plan
 from sparse_rl.training.vec_envs import make_vec_env
 
@@ -103,21 +100,13 @@ def check_methods(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], algo:
     :param model: the agent
     :param callbacks: what :func:`learning_callbacks` gave
     :param algo: the algorithm's name, for the message
-    :raises InputError: if no layer is sparse, or the warm-up is too short
+    :raises InputError: if no layer is sparse, or the warm-up is too short for screening
     :raises ValueError: if a layer does not suit a method
     """
     for callback in callbacks:
         if isinstance(callback, ScreeningCallback):
-            assert isinstance(model, OffPolicyAlgorithm)  # or the plan had been refused
-            space, warm_up = model.action_space, model.learning_starts
-            needed = fewest_transitions(
-                int(space.n) - 1 if isinstance(space, Discrete) else int(np.prod(space.shape or ()))
-            )
-            if warm_up + model.n_envs < needed:
-                raise InputError(
-                    f"Screening needs at least {needed} random transitions, and learning_starts is {warm_up}: give "
-                    f"learning_starts:{needed} or more, and a larger -n."
-                )
+            assert isinstance(model, OffPolicyAlgorithm)  # the plan has been checked for that
+            callback.check(model)
         if isinstance(callback, TopologyCallback):
             layers = sparse_layers(model.policy)
             if not layers:
