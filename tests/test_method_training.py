@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from test_learners import OURS, SPARSE, THEIRS, Drift, assert_same, make, updated
@@ -251,11 +252,27 @@ def test_what_is_caught_is_the_gradient_of_the_critics_own_loss(learner: str, al
             th.testing.assert_close(dense.flatten()[layer.topology.positions], seen[name], atol=1e-6, rtol=1e-4)
 
 
+def test_growth_by_gradient_waits_for_the_actors_turn() -> None:
+    model = make(OURS["td3"], SPARSE["td3"], SPARSE_KWARGS, learning_starts=5, policy_delay=3)
+    with pytest.raises(ValueError, match="give an `update_interval` of at least 3"):
+        model.learn(40, TopologyCallback(RigL(0.3, 2)))
+    model.learn(40, callback := TopologyCallback(RigL(0.3, 3)))
+    assert callback.updates == 10  # of the 34 gradient steps; the last one is still waiting
+    TopologyCallback(SET(0.3, 1)).check(model)  # which needs no gradient
+
+
 def test_a_layer_that_is_never_trained_is_named() -> None:
-    model = make(OURS["td3"], SPARSE["td3"], SPARSE_KWARGS, learning_starts=5, policy_delay=1000)
+    class NoTurn(BaseCallback):
+        def _on_training_start(self) -> None:
+            self.model.policy_delay = 1000
+
+        def _on_step(self) -> bool:
+            return True
+
+    model = make(OURS["td3"], SPARSE["td3"], SPARSE_KWARGS, learning_starts=5)
     message = "layer 'actor.mu.0' got no gradient from the topology update at gradient step 10 to the next one"
     with pytest.raises(RuntimeError, match=re.escape(message)):
-        model.learn(40, TopologyCallback(RigL(0.3, 10)))
+        model.learn(40, [NoTurn(), TopologyCallback(RigL(0.3, 10))])
     assert not hooked(model)
 
 

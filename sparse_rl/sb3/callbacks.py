@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
@@ -59,10 +60,7 @@ class TopologyCallback(BaseCallback):
                 f"{type(self.model.policy).__name__} has no sparse layers to rewire: make the model with "
                 "SparseSACPolicy, SparseTD3Policy or what sparse_policy() gives, and a sparsity above 0."
             )
-        for layer, _, _ in online_layers(self.model.policy).values():  # complains early
-            budget, present = layer.budget, layer.values.numel()
-            # Where a former method has changed the number of weights as it was to, nothing is left to change.
-            self.method.check(Budget(present, present) if present == budget.end else budget)
+        self.check(self.model)
         if self._steps_seen is None or self.model is not self._last_model:
             self.updates = self.rewired = 0
             self._catcher, self._last_model = None, self.model
@@ -74,6 +72,25 @@ class TopologyCallback(BaseCallback):
             else:
                 # Not the seed itself: with it, growth would repeat the random numbers that initialised the networks.
                 self.generator.manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0]))
+
+    def check(self, model: BaseAlgorithm) -> None:
+        """
+        Check that the method can do what it is to do with each layer.
+
+        :param model: the agent
+        :raises ValueError: if a layer does not suit the method, is not trained by exactly one optimizer, or could get
+            no gradient between two updates of a method that grows by gradient
+        """
+        for layer, _, _ in online_layers(model.policy).values():
+            budget, present = layer.budget, layer.values.numel()
+            # Where a former method has changed the number of weights as it was to, nothing is left to change.
+            self.method.check(Budget(present, present) if present == budget.end else budget)
+        delay = getattr(model, "policy_delay", 1)
+        if self.method.needs_gradient and getattr(self.method, "update_interval", delay) < delay:
+            raise ValueError(
+                f"The actor is trained every {delay} gradient steps (`policy_delay`), so a topology that grows by "
+                f"gradient cannot be updated more often: give an `update_interval` of at least {delay}."
+            )
 
     def keep(self) -> dict[str, Any]:
         """

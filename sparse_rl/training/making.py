@@ -108,11 +108,9 @@ def check_methods(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], algo:
             assert isinstance(model, OffPolicyAlgorithm)  # the plan has been checked for that
             callback.check(model)
         if isinstance(callback, TopologyCallback):
-            layers = sparse_layers(model.policy)
-            if not layers:
+            if not sparse_layers(model.policy):
                 raise InputError(
                     f"None of the networks' layers would be sparse, so there is nothing for {algo} to do: at this size "
                     "they keep all weights. Give a larger --sparsity (or smaller lambdas), or larger networks."
                 )
-            for layer in layers.values():
-                callback.method.check(layer.budget)
+            callback.check(model)
