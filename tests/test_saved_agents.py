@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sparse_rl.agents import SAC, TD3, load_agent, safe_load, save_agent, saved
+from sparse_rl.agents.classes import POLICY_CLASSES
 from sparse_rl.agents.saved import CONFIG, MODEL
 from sparse_rl.agents.spaces import describe_space, make_space
 from sparse_rl.nn import SMETAdam, sparse_layers
@@ -113,6 +115,13 @@ def test_an_agent_that_acts_only_says_why_it_does_not_learn(algorithm: type[SAC]
     ):
         with pytest.raises(AttributeError, match="saved to act only"):
             use()
+
+
+@pytest.mark.parametrize("activation", POLICY_CLASSES["activation_fn"].values())
+def test_every_activation_that_can_be_named_stands_between_two_layers(activation: type[torch.nn.Module]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Softmax and its kin want to be told a dimension
+        assert activation()(torch.ones(3, 4)).shape == (3, 4)
 
 
 def test_an_agent_is_there_whenever_saving_another_one_is_cut_off(

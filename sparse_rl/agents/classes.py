@@ -47,9 +47,11 @@ def _subclasses(module: object, base: type) -> dict[str, type]:
     return {name: c for name, c in vars(module).items() if inspect.isclass(c) and issubclass(c, base) and c is not base}
 
 
+# They need arguments, or give something of another shape than they get.
+_NO_ACTIVATIONS = ("GLU", "MultiheadAttention", "Softmax2d", "Threshold")
 #: What the keys of ``policy_kwargs`` that hold classes may hold, by name.
 POLICY_CLASSES: Mapping[str, Mapping[str, type]] = {
-    "activation_fn": {name: getattr(activation, name) for name in activation.__all__},
+    "activation_fn": {name: getattr(activation, name) for name in activation.__all__ if name not in _NO_ACTIVATIONS},
     "optimizer_class": {
         **_subclasses(th.optim, th.optim.Optimizer),
         "SMETAdam": SMETAdam,
