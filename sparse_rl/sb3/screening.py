@@ -23,9 +23,9 @@ class ScreeningCallback(BaseCallback):
     """
     Test at the end of the random warm-up which features bear on the task, and connect the input layers to those.
 
-    After that a layer has as many weights as the chosen features can have, if its budget allows that, each drawn anew;
-    what is left of the budget is given up. (If the budget is smaller, chosen positions are drawn at random.) Actions
-    are always among the chosen. If no feature is chosen, everything stays as it is.
+    A layer is then as sparse over the chosen features as it was over all: positions and weights are drawn anew, and
+    what is left of its weights is given up. Actions are always among the chosen. If no feature is chosen, everything
+    stays as it is.
 
     See :mod:`sparse_rl.topology.evidence`. Logs ``screening/*``: how many transitions were looked at, and how many
     features were chosen.
@@ -152,9 +152,9 @@ def _observations(
 
 
 def _connected(layer: SparseLinear, columns: th.Tensor, generator: th.Generator) -> Topology:
-    """Connect some columns: all of them, or as many positions as the layer has weights, drawn at random."""
-    possible = layer.out_features * columns.numel()
-    count = min(layer.values.numel(), possible)
+    """Connect some columns, at random and with the density that the layer has now."""
+    possible, total = layer.out_features * columns.numel(), layer.out_features * layer.in_features
+    count = max(1, (2 * possible * layer.values.numel() + total) // (2 * total))  # rounded, in whole numbers
     index = sample_distinct(possible, count, generator)
     positions = index // columns.numel() * layer.in_features + columns[index % columns.numel()]
     return Topology.from_positions((layer.out_features, layer.in_features), positions.to(layer.values.device))
