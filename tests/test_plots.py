@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sparse_rl.commands.main import main
 from sparse_rl.plots.curves import Agent, Curve, Record, panels
-from sparse_rl.plots.drawing import COLUMNS, draw
+from sparse_rl.plots.drawing import COLUMNS, draw, heading
 from sparse_rl.plots.files import Episodes, operations, read_episodes
 from sparse_rl.plots.folders import find_runs
 from sparse_rl.plots.gathering import moving_average
@@ -216,6 +216,24 @@ def test_where_all_noise_is_observed_lines_are_whole_and_all_of_them_is_seen() -
     low, high = axes.get_ylim()
     assert low < -900
     assert high > 70
+
+
+@pytest.mark.parametrize(
+    ("runs", "statistic", "words"),
+    [
+        ((1, 1), "iqm", "one run each"),
+        ((1, 3), "iqm", "mean over runs, 95 % intervals"),  # three have no quarters to leave out
+        ((1, 4), "iqm", "IQM over runs, 95 % intervals"),
+        ((1, 4), "mean", "mean over runs, 95 % intervals"),
+    ],
+)
+def test_the_heading_says_no_more_than_there_is(runs: tuple[int, ...], statistic: str, words: str) -> None:
+    agents = [Agent(name, "no noise", "") for name in ("sac", "anf-sac")]
+    curves = [
+        Curve(agent, ENV, np.array([100]), np.zeros((n, 1)), np.ones((n, 1)))
+        for agent, n in zip(agents, runs, strict=True)
+    ]
+    assert heading({ENV: curves}, statistic) == words
 
 
 def test_a_picture_for_each_environment() -> None:

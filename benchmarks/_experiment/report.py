@@ -165,4 +165,5 @@ def draw(environment: str, panel: Panel) -> Figure:
     :param panel: its curves
     :return: the picture
     """
-    return drawing.draw({environment: panel}, ("steps", "time"), "IQM over runs, 95 % intervals")
+    shown = {environment: panel}
+    return drawing.draw(shown, ("steps", "time"), drawing.heading(shown, "iqm"))

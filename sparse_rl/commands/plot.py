@@ -107,7 +107,7 @@ def _chosen(
 
 def _draw(runs: "list[FoundRun]", args: argparse.Namespace, out: Path) -> int:
     from sparse_rl.plots.curves import all_curves, panels
-    from sparse_rl.plots.drawing import draw, save, save_table
+    from sparse_rl.plots.drawing import draw, heading, save, save_table
     from sparse_rl.plots.gathering import gather
     from sparse_rl.plots.intervals import STATISTICS
 
@@ -116,8 +116,7 @@ def _draw(runs: "list[FoundRun]", args: argparse.Namespace, out: Path) -> int:
     _say(notes)
     shown = panels(records, STATISTICS[statistic])
     episodes = f"training episodes, last {args.window}" if args.training else "evaluations"
-    title = f"{'mean' if args.mean else 'IQM'} over runs, 95 % intervals; {episodes}"
-    save(draw(shown, [args.x], title), out)
+    save(draw(shown, [args.x], f"{heading(shown, statistic)}; {episodes}"), out)
     table = out.with_suffix(".csv")
     save_table(shown, statistic, table)
     print(f"{counted(len(records), 'run')}, {counted(len(all_curves(shown)), 'curve')}: {out}, {table}")

@@ -63,6 +63,20 @@ def draw(shown: Mapping[str, Panel], axes: Sequence[str] = ("steps",), title: st
     return figure
 
 
+def heading(shown: Mapping[str, Panel], statistic: str) -> str:
+    """
+    Say what curves show.
+
+    :param shown: the curves of each environment
+    :param statistic: ``"iqm"`` or ``"mean"``
+    :return: the words; the interquartile mean of fewer than four runs is their mean
+    """
+    most = max(len(curve.returns) for curve in all_curves(shown))
+    if most == 1:
+        return "one run each"
+    return f"{'IQM' if statistic == 'iqm' and most > 3 else 'mean'} over runs, 95 % intervals"
+
+
 def _looks(agents: Sequence[Agent]) -> dict[Agent, dict[str, Any]]:
     """Choose colours by what learns, and line styles by how noise is learnt from where that is not all the same."""
     dense, sparse = (
