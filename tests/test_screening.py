@@ -15,6 +15,7 @@ from sparse_rl.agents.td3 import TD3
 from sparse_rl.envs import make
 from sparse_rl.sb3 import ScreeningCallback, SparseSACPolicy, SparseTD3Policy, TopologyCallback
 from sparse_rl.topology import SET
+from sparse_rl.training import make_agent
 from sparse_rl.training.vec_envs import make_vec_env
 
 REAL = 4  # of InvertedPendulum
@@ -91,6 +92,21 @@ def test_the_same_seed_gives_the_same_network_and_another_one_another() -> None:
         return model.actor.latent_pi[0].values.tolist()
 
     assert values(1) == values(1) != values(2)
+
+
+def test_where_no_noise_is_chosen_both_protocols_are_the_same_run() -> None:
+    models = []
+    for replay in ("redrawn", "observed"):
+        model, callbacks = make_agent(
+            "screened-sac", "InvertedPendulum-noise90", seed=0, replay=replay, device="cpu", sparsity=0.5,
+            learning_starts=600, batch_size=32, policy_kwargs={"net_arch": [16, 16]},
+        )  # fmt: skip
+        model.learn(640, callbacks)
+        assert columns(model.actor.latent_pi[0]) == set(range(REAL))
+        models.append(model)
+    assert type(models[0].replay_buffer) is not type(models[1].replay_buffer)
+    states = [model.policy.state_dict() for model in models]
+    assert all(th.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_looking_leaves_no_trace() -> None:
