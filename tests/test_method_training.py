@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from test_learners import OURS, SPARSE, THEIRS, Drift, assert_same, make, updated
@@ -261,18 +260,22 @@ def test_growth_by_gradient_waits_for_the_actors_turn() -> None:
     TopologyCallback(SET(0.3, 1)).check(model)  # which needs no gradient
 
 
+def test_a_last_update_that_comes_before_the_actors_turn_waits_for_it() -> None:
+    kwargs = {**SPARSE_KWARGS, "sparsity": 0.3, "initial_sparsity": 0.8}
+    model = make(OURS["td3"], SPARSE["td3"], kwargs, learning_starts=5)
+    callback = TopologyCallback(NeuroplasticExpansion(end=21, update_interval=10))  # at 10, 20 and 21; the actor at 22
+    model.learn(40, callback)
+    assert callback.updates == 2  # the last two are one
+    assert all(layer.values.numel() == layer.budget.end for layer in sparse_layers(model.policy).values())
+
+
 def test_a_layer_that_is_never_trained_is_named() -> None:
-    class NoTurn(BaseCallback):
-        def _on_training_start(self) -> None:
-            self.model.policy_delay = 1000
-
-        def _on_step(self) -> bool:
-            return True
-
-    model = make(OURS["td3"], SPARSE["td3"], SPARSE_KWARGS, learning_starts=5)
-    message = "layer 'actor.mu.0' got no gradient from the topology update at gradient step 10 to the next one"
+    model = make(OURS["sac"], SPARSE["sac"], SPARSE_KWARGS, learning_starts=5)
+    model.policy.unused = SparseLinear(Topology.random((8, 8), active=32))
+    model.actor.optimizer.add_param_group({"params": list(model.policy.unused.parameters())})
+    message = "layer 'unused' got no gradient from the topology update at gradient step 10 to the next one"
     with pytest.raises(RuntimeError, match=re.escape(message)):
-        model.learn(40, [NoTurn(), TopologyCallback(RigL(0.3, 10))])
+        model.learn(40, TopologyCallback(RigL(0.3, 10)))
     assert not hooked(model)
 
 

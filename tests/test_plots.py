@@ -223,7 +223,8 @@ def test_where_all_noise_is_observed_lines_are_whole_and_all_of_them_is_seen() -
     [
         ((1, 1), "iqm", "one run each"),
         ((1, 3), "iqm", "mean over runs, 95 % intervals"),  # three have no quarters to leave out
-        ((1, 4), "iqm", "IQM over runs, 95 % intervals"),
+        ((4, 5), "iqm", "IQM over runs, 95 % intervals"),
+        ((1, 4), "iqm", "IQM (of fewer than four, mean) over runs, 95 % intervals"),
         ((1, 4), "mean", "mean over runs, 95 % intervals"),
     ],
 )

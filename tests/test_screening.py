@@ -7,12 +7,14 @@ import pytest
 import stable_baselines3
 import torch as th
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 
 from sparse_rl.agents import DynamicReplayBuffer, RedrawnReplayBuffer
 from sparse_rl.agents.sac import SAC
 from sparse_rl.agents.td3 import TD3
 from sparse_rl.envs import make
+from sparse_rl.inputs import InputError
 from sparse_rl.sb3 import ScreeningCallback, SparseSACPolicy, SparseTD3Policy, TopologyCallback
 from sparse_rl.topology import SET
 from sparse_rl.training import make_agent
@@ -173,6 +175,41 @@ def test_a_trained_agent_is_not_wired_anew() -> None:
     topology = model.actor.latent_pi[0].topology
     model.learn(20, ScreeningCallback(), reset_num_timesteps=False)
     assert model.actor.latent_pi[0].topology is topology
+
+
+def test_a_callback_that_is_used_again_screens_anew() -> None:
+    callback = ScreeningCallback()
+    for seed in (1, 2):
+        (model := learner(seed=seed)).learn(610, callback)
+        assert columns(model.actor.latent_pi[0]) == {0, 1, 2, 3}
+
+
+def test_what_the_policy_did_after_the_warm_up_is_not_looked_at() -> None:
+    model, callback = learner(learning_starts=210, train_freq=500), ScreeningCallback()
+    model.learn(500, callback)
+    assert callback.evidence is not None
+    assert len(read(model)[3]) == 211  # the last one was chosen before anything was learnt
+
+
+class AnotherExtractor(FlattenExtractor):
+    """What it gives need not be the features."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy_kwargs": {"features_extractor_class": AnotherExtractor}}, "read a vector of features as it is"),
+        ({"use_sde": True, "use_sde_at_warmup": True}, "leave out use_sde_at_warmup"),
+        ({"policy_kwargs": {"initial_sparsity": 0.8}}, "choose one that keeps their number"),
+        ({"learning_starts": 5}, "Screening needs at least 60 random transitions"),
+        ({"buffer_size": 20}, "Screening needs at least 60 random transitions"),
+    ],
+)
+def test_agents_that_it_does_not_suit_are_refused_before_training(changes: dict[str, Any], message: str) -> None:
+    model = learner(**changes)
+    with pytest.raises(InputError, match=message):
+        model.learn(10, ScreeningCallback())
+    assert model.num_timesteps == 0
 
 
 def test_learners_without_replay_are_refused() -> None:

@@ -74,7 +74,9 @@ def heading(shown: Mapping[str, Panel], statistic: str) -> str:
     most = max(len(curve.returns) for curve in all_curves(shown))
     if most == 1:
         return "one run each"
-    return f"{'IQM' if statistic == 'iqm' and most > 3 else 'mean'} over runs, 95 % intervals"
+    fewest = min(len(curve.returns) for curve in all_curves(shown))
+    name = "mean" if statistic == "mean" or most < 4 else "IQM" if fewest > 3 else "IQM (of fewer than four, mean)"
+    return f"{name} over runs, 95 % intervals"
 
 
 def _looks(agents: Sequence[Agent]) -> dict[Agent, dict[str, Any]]:

@@ -135,21 +135,28 @@ class TopologyCallback(BaseCallback):
         is_due = bool(self.method.updates_between(self._steps_seen, now))
         self._steps_seen = now
         if self._catcher is not None:
-            self._finish_catching(is_due)
+            self._finish_catching(is_due, now)
         if is_due and self.method.needs_gradient:
-            self._caught_for, self._catcher = now, self._make_catcher()
+            self._caught_for = now
+            if self._catcher is None:
+                self._catcher = self._make_catcher()
         elif is_due:
             self._rewire(now)
 
     def _make_catcher(self) -> GradientCatcher:
         return GradientCatcher({name: layer for name, (layer, _, _) in online_layers(self.model.policy).items()})
 
-    def _finish_catching(self, is_due: bool) -> None:
-        """Rewire if every layer has got its gradient; else go on watching, but not for ever."""
+    def _finish_catching(self, is_due: bool, now: int) -> None:
+        """
+        Rewire if every layer has got its gradient; else go on watching, but not for ever.
+
+        Where the last update follows closely upon the one before, the actor's turn may not have come in between: then
+        both are done as one.
+        """
         assert self._catcher is not None
         self._catcher.release()
         missing = self._catcher.missing
-        if missing and is_due:
+        if missing and is_due and now - self._caught_for >= getattr(self.model, "policy_delay", 1):
             raise RuntimeError(
                 f"The sparse layer {missing[0]!r} got no gradient from the topology update at gradient step "
                 f"{self._caught_for} to the next one, so nothing can grow by gradient there. Is it trained at all, and "

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sparse_rl.inputs import InputError
@@ -30,39 +31,59 @@ class ScreeningCallback(BaseCallback):
     See :mod:`sparse_rl.topology.evidence`. Logs ``screening/*``: how many transitions were looked at, and how many
     features were chosen.
 
-    :param level: the expected fraction of false discoveries among the chosen features
+    :param level: the expected fraction of false discoveries among the chosen features, in (0, 1)
     :param seed: of the new topologies and weights; ``None`` for the model's, and if it has none for a random one
     :param verbose: 0 for silence, 1 to print what was found
+    :raises ValueError: if the level is out of range
     """
 
     def __init__(self, level: float = 0.01, seed: int | None = None, verbose: int = 0) -> None:
         super().__init__(verbose)
+        if not 0 < level < 1:
+            raise ValueError(f"The level of screening must lie between 0 and 1, not {level}.")
         self.level = level
         self.seed = seed
         #: What the tests said; ``None`` before.
         self.evidence: Evidence | None = None
+        self._last_model: object = None
 
     def _init_callback(self) -> None:
         if not isinstance(self.model, OffPolicyAlgorithm):
             raise ValueError(f"Screening looks at a replay buffer, which {type(self.model).__name__} does not have.")
-        online_layers(self.model.policy)  # complains early
+        if self.model is not self._last_model:
+            self.evidence, self._last_model = None, self.model
+        if self.evidence is None and not self.model._n_updates:
+            self.check(self.model)
 
     @staticmethod
     def check(model: OffPolicyAlgorithm) -> None:
         """
-        Check that the random warm-up is long enough for the tests.
+        Check that an agent's features and its random warm-up are such that the tests can be made.
 
         :param model: the agent, not trained yet
-        :raises InputError: if it is too short
+        :raises InputError: if the networks do not read the features as they are, the warm-up is too short or not
+            random, or a method is to change the number of weights later
         """
+        extractor = model.policy.features_extractor_class
+        if not isinstance(model.observation_space, Box) or extractor is not FlattenExtractor:
+            raise InputError("Screening needs networks that read a vector of features as it is (FlattenExtractor).")
+        if model.use_sde_at_warmup:
+            raise InputError("Screening needs a warm-up with random actions: leave out use_sde_at_warmup.")
+        for name, (layer, _, _) in online_layers(model.policy).items():
+            if layer.budget.start != layer.budget.end:
+                raise InputError(
+                    f"Screening settles how many weights {name} has, and a method is to change that: choose one that "
+                    "keeps their number, such as static or set."
+                )
         space = model.action_space
         needed = fewest_transitions(
             int(space.n) - 1 if isinstance(space, Discrete) else int(np.prod(space.shape or ()))
         )
-        if model.learning_starts + model.n_envs < needed:
+        if min(_warm_up(model) * model.n_envs, model.buffer_size) < needed:
             raise InputError(
                 f"Screening needs at least {needed} random transitions, and learning_starts is "
-                f"{model.learning_starts}: give learning_starts:{needed} or more, and a larger -n."
+                f"{model.learning_starts}, buffer_size {model.buffer_size}: give {needed} or more for both, and a "
+                "larger -n."
             )
 
     def keep(self) -> dict[str, Any] | None:
@@ -101,12 +122,12 @@ class ScreeningCallback(BaseCallback):
                 print(f"Screening {len(rewards)} transitions of the warm-up: {found}{what}.", flush=True)
 
     def _transitions(self) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
-        """Read the oldest transitions of one step each, in order: those of one environment, then those of the next."""
+        """Read the warm-up's transitions of one step each: those of one environment, in order, then the next's."""
         assert isinstance(self.model, OffPolicyAlgorithm)
         buffer, env = self.model.replay_buffer, self.model.get_vec_normalize_env()
         assert buffer is not None
         n_envs, features = buffer.n_envs, int(np.prod(self.model.observation_space.shape or ()))
-        steps = min(buffer.size(), max(1000, MOST_NUMBERS // features) // n_envs)
+        steps = min(_warm_up(self.model), buffer.size(), max(1000, MOST_NUMBERS // features) // n_envs)
         rows = np.tile((buffer.pos - buffer.size() + np.arange(steps)) % buffer.buffer_size, n_envs)
         copies = np.repeat(np.arange(n_envs), steps)
         before, after = (x.reshape(len(rows), -1) for x in _observations(buffer, rows, copies, env))
@@ -136,6 +157,11 @@ class ScreeningCallback(BaseCallback):
             layer.draw_values(generator)
             for follower in followers:
                 follower.load_state_dict(layer.state_dict())
+
+
+def _warm_up(model: OffPolicyAlgorithm) -> int:
+    """Count the steps of each environment: the random ones, and the first that a network chose, which knew nothing."""
+    return model.learning_starts // model.n_envs + 1
 
 
 def _observations(

@@ -38,7 +38,7 @@ def make_agent(
     """
     Make the agent that ``train.py --algo ALGO --env ENV`` would train, with its recipe, its environment and its replay.
 
-    >>> model, callbacks = make_agent("anf-sac", "HalfCheetah-noise98", seed=0)
+    >>> model, callbacks = make_agent("anf-sac", "HalfCheetah-noise98", seed=0, n_timesteps=100_000)
     >>> model.learn(100_000, callbacks)
 
     :param algo: name of an algorithm, for example ``"anf-sac"``; ``sparse-rl train --help`` lists them
