@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("\nInterrupted; the next `run` goes on with what was running.", file=sys.stderr)
+        what_next = "; the next `run` goes on with what was running" if args.command == "run" else ""
+        print(f"\nInterrupted{what_next}.", file=sys.stderr)
         return 128 + signal.SIGINT
 
 

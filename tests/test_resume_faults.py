@@ -254,6 +254,22 @@ def test_flags_that_change_nothing(whole: Path, tmp_path: Path) -> None:
     assert_same_run(whole, folder)
 
 
+@pytest.mark.parametrize(("key", "value"), [("n_eval_envs", -1), ("save_freq", {}), ("tensorboard", [1])])
+def test_a_configuration_with_a_value_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: object
+) -> None:
+    folder = stopped(tmp_path)
+    config = yaml.safe_load((folder / "config.yml").read_text())
+    (folder / "config.yml").write_text(yaml.safe_dump({**config, key: value}))
+    before = content(folder)
+    capsys.readouterr()
+    assert resume(folder) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert key in error or "is not as train.py wrote it" in error
+    assert content(folder) == before
+
+
 def test_a_configuration_that_somebody_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = stopped(tmp_path, 70)
     text = (folder / "config.yml").read_text()

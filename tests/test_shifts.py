@@ -134,6 +134,14 @@ def test_copies_of_an_environment_share_the_steps_to_a_shift() -> None:
     assert list(curve.shifts) == [4000, 8000]
 
 
+def test_shifts_that_come_faster_than_evaluations_are_not_looked_at_one_by_one() -> None:
+    steps = np.array([100, 10_000_000])
+    one = np.ones(2)
+    run = Record(Agent("sac", "redrawn noise", ""), "Pendulum-v1-noise50-permute1", "1", steps, one, one, one)
+    ((curve,),) = panels_of([run]).values()
+    assert list(curve.shifts) == []
+
+
 def test_shifts_are_drawn_over_steps_and_where_there_are_none_nothing_is() -> None:
     for rows, expected in ((ROWS, [100]), (ROWS[-5:], [])):
         ((name, panel),) = panels(rows).items()

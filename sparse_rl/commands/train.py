@@ -103,6 +103,7 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
 
             try:
                 plan = plan_of(config, path)
+                wanted = Path(config.get("tensorboard", path))
                 if args.num_threads > 0:
                     plan = replace(plan, num_threads=args.num_threads)
                 experiment = held.enter_context(closing(Experiment(plan)))
@@ -113,7 +114,6 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
                 ) from error
             held.enter_context(experiment.guard)
             folder = held.enter_context(RunFolder.reopen(path, plan.env))
-            wanted = Path(config["tensorboard"]) if "tensorboard" in config else folder.path
             tensorboard = folder.claim_curves(wanted, is_new=False)
         except LockedError as error:
             raise InputError(

@@ -115,8 +115,15 @@ class Curve:
 
     @property
     def shifts(self) -> range:
-        """The environment steps at which features change places, as far as there are later evaluations."""
-        return range(self.permute, int(self.steps[-1]), self.permute) if self.permute and len(self.steps) else range(0)
+        """
+        The environment steps at which features change places, as far as there are later evaluations.
+
+        None if there are more of them than evaluations, which then tell nothing of a single one.
+        """
+        if not self.permute or not len(self.steps):
+            return range(0)
+        shifts = range(self.permute, int(self.steps[-1]), self.permute)
+        return shifts if len(shifts) <= len(self.steps) else range(0)
 
     def middle(self) -> Array:
         """

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparse_rl.agents.checks import check_recipe
 from sparse_rl.agents.recipe import check_algorithm, learner_of
-from sparse_rl.inputs import InputError
+from sparse_rl.inputs import InputError, Number
 from sparse_rl.storage import locked, read_yaml
 from sparse_rl.training.plan import Plan
 from sparse_rl.training.run_folder import CHECKPOINTS, LOCK, SETTINGS, STAGING, SUMMARY, has_results
@@ -54,6 +54,9 @@ def plan_of(config: Mapping[str, Any], folder: Path) -> Plan:
         if name not in values:
             raise InputError(f"{str(folder / SETTINGS)!r} does not say {name!r}, so the run cannot be continued.")
     values["hyperparameters"] = check_recipe(config["hyperparameters"], learner_defaults(learner_of(values["algo"])))
+    for name, check in (("n_eval_envs", Number(1, whole=True)), ("save_freq", Number(whole=True))):
+        if name in values:
+            values[name] = check(name, values[name])
     values["notes"] = tuple(values.get("notes", ()))
     return Plan(**values)
 
