@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
@@ -235,6 +236,16 @@ def test_the_heading_says_no_more_than_there_is(runs: tuple[int, ...], statistic
         for agent, n in zip(agents, runs, strict=True)
     ]
     assert heading({ENV: curves}, statistic) == words
+
+
+@pytest.mark.parametrize("axes", [["steps"], ["steps", "time"]])
+def test_a_legend_of_many_long_names_is_within_the_picture(axes: list[str]) -> None:
+    agents = [Agent(f"screened-sac-{n}", "redrawn noise", "fully connected") for n in range(16)]
+    figure = draw({ENV: [curve(agent, 0.0, 1.0) for agent in agents]}, axes)
+    FigureCanvasAgg(figure).draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.width
 
 
 def test_a_picture_for_each_environment() -> None:

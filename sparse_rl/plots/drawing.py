@@ -27,6 +27,7 @@ COLUMNS = (
 _COLORS = [colormaps["tab10"](place) for place in range(10) if place != 7]  # without its grey
 _GREYS = ("0.15", "0.5", "0.7")
 _ABREAST = 3  # pictures in a row
+_LINE_WIDTH, _LETTER_WIDTH = 0.6, 0.065  # of a legend's entry, in inches
 
 
 def draw(shown: Mapping[str, Panel], axes: Sequence[str] = ("steps",), title: str = "") -> Figure:
@@ -113,11 +114,13 @@ def _legend(figure: Figure, shown: Mapping[str, Panel], looks: Mapping[Agent, Ma
         plural = "run" if counts[-1] == 1 else "runs"
         lines.append(Line2D([], [], label=f"{agent.label} ({runs} {plural})", **look))
     is_mixed = len({agent.is_dense for agent in looks}) > 1
+    widest = _LINE_WIDTH + _LETTER_WIDTH * max(len(str(line.get_label())) for line in lines)
+    room = max(1, int(figure.get_figwidth() / widest))
     legend = figure.legend(
         handles=lines,
         loc="outside lower center",
         fontsize="small",
-        ncols=min(len(lines), 2 * columns),
+        ncols=min(len(lines), 2 * columns, room),
         title="dense networks in grey, sparse ones in colour" if is_mixed else None,
         title_fontsize="small",
     )
