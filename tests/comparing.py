@@ -44,6 +44,26 @@ def interrupt(patch: pytest.MonkeyPatch, step: int) -> None:
     patch.setattr(GuardCallback, "_on_step", interrupted)
 
 
+def stop_at(step: int, words: str, root: Path) -> Path:
+    """Train to a step, where a signal comes."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, step)
+        assert main([*words.split(), "--no-progress", "-f", str(root)]) == 128 + signal.SIGTERM
+    return only_run(root)
+
+
+def resume(folder: Path, *words: str) -> int:
+    return main(["--resume", str(folder), "--no-progress", *words])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file() and f.name != "lock"}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("step_*.safetensors"))
+
+
 def run_in_parts(words: str, root: Path, stops: Sequence[int]) -> Path:
     """Train to each of these steps, where a signal comes, and go on from there; to the end at last."""
     command = [*words.split(), "-f", str(root)]

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-# A tile of this many features times a strip of the batch (512 bytes with AVX-512, 256 with AVX2) stays in an L1 cache
-# of 32 to 48 KB. But the loop over a row's weights in a tile has a cost of its own, so there should be some of them;
-# and beyond a thousand features a strip leaves the L2 cache. (benchmarks/kernels.py)
-_SMALLEST_TILE, _WEIGHTS_PER_TILE, _LARGEST_TILE = 96, 10, 1024
+from sparse_rl.kernels.simd import WIDE_BYTES
+
+# A strip of the batch (512 bytes wide with AVX-512, 256 with AVX2) times a tile of this many features, 48 KB, stays in
+# or near the L1 cache. But the loop over a row's weights in a tile has a cost of its own, so there should be some, and
+# the more the narrower a strip is; and beyond a thousand features a strip leaves the L2 cache. (benchmarks/kernels.py)
+_SMALLEST_TILE, _WEIGHTS_PER_TILE, _LARGEST_TILE = 48 * 1024 // WIDE_BYTES, 5 * 1024 // WIDE_BYTES, 1024
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ WIDE_BYTES = 8 * _REGISTER  # a strip of the batch, kept in eight accumulators
 WIDEST_BYTES = 16 * _REGISTER if _AVX512 else WIDE_BYTES  # the same, if it is only read
 NARROW_BYTES = 2 * _REGISTER  # what is left of the batch
 BLOCK_BYTES = (4 if _AVX512 else 2) * _REGISTER  # six accumulators of this width, for dense products
+SUM_FOURS = not _AVX512  # a narrow strip takes few products for each sum over lanes: make four sums at a time
 
 
 def _intrinsic(function: Callable[..., Any]) -> Any:
@@ -209,22 +210,58 @@ def clip(typing_context: Any, vector: Any) -> Any:
 
 
 @_intrinsic
-def dot(typing_context: Any, vector: Any, address: Any, index: Any) -> Any:
-    """Multiply a vector with the elements from ``index`` on, and sum the products, in a fixed order."""
+def products(typing_context: Any, vector: Any, address: Any, index: Any) -> Any:
+    """Multiply a vector with the elements from ``index`` on, and sum the products to one register, in a fixed order."""
+    lanes = min(vector.lanes, _REGISTER * 8 // vector.element.bitwidth)
+    result = Vector(vector.element, lanes)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value, address, index = arguments
-        lanes = min(vector.lanes, _REGISTER * 8 // vector.element.bitwidth)
-        zero = _constant(context, Vector(vector.element, lanes), 0.0)
+        zero = _constant(context, result, 0.0)
         sums = [zero, zero]  # two chains of additions, which overlap
         for number, start in enumerate(range(0, vector.lanes, lanes)):
             part = _shuffle(builder, value, list(range(start, start + lanes)))
             position = builder.add(index, ir.Constant(index.type, start))
             loaded = _load(context, builder, vector, address, position, lanes)
             sums[number % 2] = _multiply_add(builder, part, loaded, sums[number % 2])
-        return _reduce(builder, vector, builder.fadd(*sums) if vector.lanes > lanes else sums[0])
+        return builder.fadd(*sums) if vector.lanes > lanes else sums[0]
 
-    return vector.element(vector, types.intp, types.intp), generate
+    return result(vector, types.intp, types.intp), generate
+
+
+@_intrinsic
+def totals(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Sum the lanes of each of four vectors, in a fixed order: a vector of four sums, sooner than one by one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def add(one: Any, other: Any, first: list[int], second: list[int]) -> Any:
+            masks = (ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes) for lanes in (first, second))
+            return builder.fadd(*(builder.shuffle_vector(one, other, mask) for mask in masks))
+
+        def pairs(one: Any, other: Any) -> Any:
+            # Of each group of four lanes, as x86's horizontal addition has it.
+            first = [lane + start for start in range(0, a.lanes, 4) for lane in (0, 2, a.lanes, a.lanes + 2)]
+            return add(one, other, first, [lane + 1 for lane in first])
+
+        if a.lanes < 4:
+            sums = ir.Constant(ir.VectorType(arguments[0].type.element, 4), ir.Undefined)
+            for place, value in enumerate(arguments):
+                position = ir.Constant(ir.IntType(32), place)
+                sums = builder.insert_element(sums, _reduce(builder, a, value), position)
+            return sums
+        sums, lanes = pairs(pairs(*arguments[:2]), pairs(*arguments[2:])), a.lanes
+        while lanes > 4:
+            lanes //= 2
+            sums = add(sums, sums, list(range(lanes)), list(range(lanes, 2 * lanes)))
+        return sums
+
+    return Vector(a.element, 4)(a, b, c, d), generate
+
+
+@_intrinsic
+def add(typing_context: Any, a: Any, b: Any) -> Any:
+    """Add two vectors."""
+    return a(a, b), lambda context, builder, signature, arguments: builder.fadd(*arguments)
 
 
 @_intrinsic
@@ -252,3 +289,9 @@ def _reduce(builder: Any, vector: Vector, value: Any) -> Any:
     reduce = cgutils.get_or_insert_function(builder.module, declaration, name)
     # `reassoc` lets it add pairs instead of one lane after the other: an order that is fixed too.
     return builder.call(reduce, [ir.Constant(element, -0.0), value], fastmath=("reassoc",))
+
+
+@njit
+def dot(vector: Any, address: int, index: int) -> Any:
+    """Multiply a vector with the elements from ``index`` on, and sum all products, in a fixed order."""
+    return total(products(vector, address, index))

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from sparse_rl.caching import cached_njit
 from sparse_rl.kernels.simd import (
+    SUM_FOURS,
+    add,
     clip,
     dot,
     fill,
@@ -29,9 +31,11 @@ from sparse_rl.kernels.simd import (
     load,
     multiply_add,
     narrow,
+    products,
     single,
     store,
     total,
+    totals,
     where_positive,
     wide,
     widest,
@@ -178,12 +182,26 @@ def _sample_strips(
     dy, dy_stride = gradient
     x, x_stride, first_input = activations
     i, begin, end, with_bias = position
+    result = dvalues.ctypes.data
     while entry + lanes_of(zero) <= stop:
         row = load(zero, dy, i * dy_stride + entry)
         if with_bias:
             dbias[i] = total(row) if entry == 0 else dbias[i] + total(row)
-        for p in range(np.uint64(begin), np.uint64(end)):
-            product = dot(row, x, (columns[p] + first_input) * x_stride + entry)
+        start = first_input * x_stride + entry
+        rest = begin
+        if SUM_FOURS:
+            rest = end - (end - begin) % 4
+            for p in range(np.uint64(begin), np.uint64(rest), np.uint64(4)):
+                sums = totals(
+                    products(row, x, start + columns[p] * x_stride),
+                    products(row, x, start + columns[p + np.uint64(1)] * x_stride),
+                    products(row, x, start + columns[p + np.uint64(2)] * x_stride),
+                    products(row, x, start + columns[p + np.uint64(3)] * x_stride),
+                )
+                place = np.intp(p)
+                store(sums if entry == 0 else add(sums, load(sums, result, place)), result, place)
+        for p in range(np.uint64(rest), np.uint64(end)):
+            product = dot(row, x, start + columns[p] * x_stride)
             dvalues[p] = product if entry == 0 else dvalues[p] + product
         entry += lanes_of(zero)
     return entry

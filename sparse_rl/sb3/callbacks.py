@@ -12,7 +12,7 @@ from torch import nn
 from sparse_rl.nn import SparseLinear, rewire_layer, sparse_layers
 from sparse_rl.sb3.gradients import GradientCatcher
 from sparse_rl.sb3.networks import is_target, target_of
-from sparse_rl.sb3.steps import gradient_steps
+from sparse_rl.sb3.steps import actor_interval, gradient_steps
 from sparse_rl.topology import Budget, Method, WeightGradient
 
 _LONGEST_NAME = 18  # of a layer: with what stands before it less than the 36 characters of a table
@@ -85,11 +85,11 @@ class TopologyCallback(BaseCallback):
             budget, present = layer.budget, layer.values.numel()
             # Where a former method has changed the number of weights as it was to, nothing is left to change.
             self.method.check(Budget(present, present) if present == budget.end else budget)
-        delay = getattr(model, "policy_delay", 1)
-        if self.method.needs_gradient and getattr(self.method, "update_interval", delay) < delay:
+        interval = actor_interval(model)
+        if self.method.needs_gradient and getattr(self.method, "update_interval", interval) < interval:
             raise ValueError(
-                f"The actor is trained every {delay} gradient steps (`policy_delay`), so a topology that grows by "
-                f"gradient cannot be updated more often: give an `update_interval` of at least {delay}."
+                f"The actor is trained every {interval} gradient steps (`policy_delay`), so a topology that grows by "
+                f"gradient cannot be updated more often: give an `update_interval` of at least {interval}."
             )
 
     def keep(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class TopologyCallback(BaseCallback):
         assert self._catcher is not None
         self._catcher.release()
         missing = self._catcher.missing
-        if missing and is_due and now - self._caught_for >= getattr(self.model, "policy_delay", 1):
+        if missing and is_due and now - self._caught_for >= actor_interval(self.model):
             raise RuntimeError(
                 f"The sparse layer {missing[0]!r} got no gradient from the topology update at gradient step "
                 f"{self._caught_for} to the next one, so nothing can grow by gradient there. Is it trained at all, and "

@@ -1,4 +1,4 @@
-"""How many gradient steps an algorithm has done: its own counter counts different things in different algorithms."""
+"""Gradient steps, which algorithms count and space differently."""
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -42,3 +42,13 @@ def minibatches(transitions: int, batch_size: int | None, epochs: int = 1) -> in
     :return: the number of minibatches
     """
     return epochs * (1 if batch_size is None else -(-transitions // batch_size))
+
+
+def actor_interval(model: BaseAlgorithm) -> int:
+    """
+    Tell how often the actor is trained.
+
+    :param model: the model
+    :return: gradient steps of the critics for each of the actor: TD3's ``policy_delay``; 1 for algorithms without
+    """
+    return getattr(model, "policy_delay", 1)

@@ -19,7 +19,7 @@ from sparse_rl.metrics import (
 )
 from sparse_rl.nn import SparseLinear, sparse_layers
 from sparse_rl.sb3.networks import networks_of
-from sparse_rl.sb3.steps import gradient_steps
+from sparse_rl.sb3.steps import actor_interval, gradient_steps
 from sparse_rl.topology import Topology
 from sparse_rl.training.diagnostics import diagnose
 from sparse_rl.training.measurement import networks
@@ -130,9 +130,9 @@ def _transitions(model: BaseAlgorithm, kind: str, before: int, now: int) -> int:
         # TRPO's actor takes one step on all of a rollout; what finds its direction is not counted.
         epochs: int = getattr(model, "n_critic_updates", 1) if kind == "critic" else 1
         return (now - before) * epochs * model.n_steps * model.n_envs
-    delay: int = getattr(model, "policy_delay", 1) if kind == "actor" else 1
+    interval = actor_interval(model) if kind == "actor" else 1
     batch_size: int = model.batch_size  # type: ignore[attr-defined]
-    return (now // delay - before // delay) * batch_size
+    return (now // interval - before // interval) * batch_size
 
 
 def _costs(model: BaseAlgorithm) -> Mapping[str, int]:
