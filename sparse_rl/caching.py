@@ -11,12 +11,30 @@ at the same time, each takes the next number, and the index then names the other
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core import config
+
+_first_time: list[Callable[[], object]] = []  # what is to be done before anything is compiled
+
+
+@contextmanager
+def explaining_delays(say: Callable[[], object]) -> Iterator[None]:
+    """
+    Have something said if anything has to be compiled meanwhile, which may take a minute or two.
+
+    :param say: called before the first compilation, if there is one
+    :return: context manager that does so
+    """
+    _first_time.append(say)
+    try:
+        yield
+    finally:
+        _first_time.clear()
 
 
 @functools.cache
@@ -51,10 +69,13 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 def _load(file: Any, load: Callable[[Any], Any], key: Any) -> Any:
     """Find the code for some types; what cannot be read is compiled again."""
     try:
-        return load(key)
+        found = load(key)
     except Exception:  # a torn file may raise anything
         file.flush()
-        return None
+        found = None
+    while found is None and _first_time:
+        _first_time.pop()()
+    return found
 
 
 def _save(file: Any, key: Any, data: Any) -> None:

@@ -23,6 +23,19 @@ def test_two_processes_that_compile_for_different_types_do_not_take_each_others_
     assert one.load(("float32",)) in (None, "code for float32")
 
 
+def test_what_is_compiled_is_announced_once_and_only_then(tmp_path: Path) -> None:
+    said: list[str] = []
+    file = IndexDataCacheFile(str(tmp_path), "multiply", "stamp")
+    with caching.explaining_delays(lambda: said.append("compiling")):
+        caching._save(file, ("float32",), "code")
+        assert caching._load(file, file.load, ("float32",)) == "code"
+        assert said == []
+        for _ in range(2):
+            assert caching._load(file, file.load, ("float64",)) is None
+    caching._load(file, file.load, ("int32",))
+    assert said == ["compiling"]
+
+
 @pytest.mark.slow
 def test_a_process_that_finds_everything_compiled_can_begin_with_any_pass(tmp_path: Path) -> None:
     program = """

@@ -350,8 +350,25 @@ def test_learning_starts_adapts_to_short_runs(tmp_path: Path) -> None:
     short = settle("--env", "HalfCheetah-noise98", "-n", "3000")
     assert short.hyperparameters["learning_starts"] == 300
     assert any("learning_starts reduced from 5000 to 300" in note for note in short.notes)
-    long = settle("--env", "HalfCheetah-noise98", "-n", "5001")
+    long = settle("--env", "HalfCheetah-noise98", "-n", "6001")
     assert (long.hyperparameters["learning_starts"], long.notes) == (5000, ())
+
+
+def test_a_screened_agent_keeps_half_of_a_short_run_for_the_tests() -> None:
+    short = settle("--algo", "screened-sac", "--env", "HalfCheetah-noise98", "-n", "3000")
+    assert short.hyperparameters["learning_starts"] == 1500
+    assert ["may miss features" in note for note in short.notes] == [True]
+    assert settle("--algo", "screened-sac", "--env", "Pendulum-v1-noise90").hyperparameters["learning_starts"] == 5000
+    paper = settle("--algo", "screened-sac", "--env", "HalfCheetah-noise98", "--variant", "paper")
+    assert paper.hyperparameters["learning_starts"] == 25_000
+
+
+def test_a_run_that_ends_before_its_first_topology_update_says_so() -> None:
+    words = ("--algo", "set-ppo", "--env", "CartPole-v1", "-n")
+    (note,) = settle(*words, "2500").notes
+    assert note.startswith("no topology update will come: the run has 200 gradient steps, and updates are 1000 apart.")
+    assert not settle(*words, "2500", "--update-interval", "50").notes
+    assert not settle("--algo", "static-ppo", "--env", "CartPole-v1", "-n", "2500").notes
 
 
 def test_learning_starts_stays_as_the_user_set_it(tmp_path: Path) -> None:
@@ -359,7 +376,8 @@ def test_learning_starts_stays_as_the_user_set_it(tmp_path: Path) -> None:
     file.write_text("default: {learning_starts: 4000}\nHalfCheetah: {learning_starts: 4000}")
     for words in (["-params", "learning_starts:4000"], ["--conf-file", str(file)]):
         plan = settle("-n", "3000", *words)
-        assert (plan.hyperparameters["learning_starts"], plan.notes) == (4000, ())
+        assert plan.hyperparameters["learning_starts"] == 4000
+        assert not any("reduced" in note for note in plan.notes)
 
 
 def test_protocol_follows_the_environment() -> None:

@@ -23,7 +23,7 @@ from train_cases import ENV, QUICK, ROOT, train
 from sparse_rl.agents.sac import SAC
 from sparse_rl.commands.main import main as sparse_rl
 from sparse_rl.commands.train import _hint, main
-from sparse_rl.training.callbacks import HeartbeatCallback, PatienceCallback
+from sparse_rl.training.callbacks import HeartbeatCallback
 from sparse_rl.training.run_folder import RunFolder
 
 
@@ -411,19 +411,6 @@ def test_help_and_typos_answer_without_pytorch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-
-
-def test_a_first_gradient_step_that_takes_long_is_explained(capsys):
-    class Slow(stable_baselines3.SAC):
-        def train(self, gradient_steps, batch_size=64):
-            time.sleep(0.3)
-
-    model = Slow("MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=100)
-    model.learn(12, PatienceCallback(seconds=0.1))
-    assert capsys.readouterr().out.count("compiling the kernels") == 1
-    model = stable_baselines3.SAC("MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=100)
-    model.learn(12, PatienceCallback(seconds=30))
-    assert "compiling" not in capsys.readouterr().out
 
 
 def test_without_a_progress_bar_there_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,7 @@ def _settle_flags(args: argparse.Namespace, config: dict[str, Any], words: list[
         return
     before, after = (vars(read_plan(make_parser().parse_args(each))) for each in (former, [*former, *words]))
     after["num_threads"] = before["num_threads"]  # may change, at the price of the last bits
+    after["notes"] = before["notes"]  # say why of what is compared anyway
     different = differences(before, after)
     different += [f"{name} cannot be changed" for name in ("log_folder", "tensorboard_log") if name in given]
     if different:

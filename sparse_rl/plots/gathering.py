@@ -61,7 +61,7 @@ def _without_repetitions(records: Sequence[tuple[Record, int | None]]) -> tuple[
         if other is not record:
             kept, left = (other, record) if other.steps[-1] >= record.steps[-1] else (record, other)
             furthest[key] = kept
-            notes.append(f"{left.name!r} does not count: {kept.name!r} has the same seed, and went as far.")
+            notes.append(f"{left.name!r} does not count: {kept.name!r} has the same seed, and went at least as far.")
     return list(furthest.values()), notes
 
 

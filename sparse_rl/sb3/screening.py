@@ -118,8 +118,9 @@ class ScreeningCallback(BaseCallback):
             self.logger.record("screening/chosen", chosen)
             if self.verbose:
                 found = f"{chosen} of {before.shape[1]} features bear on the task"
-                what = "" if chosen else ": the topology stays as it was drawn"
-                print(f"Screening {len(rewards)} transitions of the warm-up: {found}{what}.", flush=True)
+                print(f"Screening {len(rewards)} transitions of the warm-up: {found}.", flush=True)
+                if not chosen:
+                    print("So the topology stays as it was drawn. A longer warm-up (learning_starts) may find more.")
 
     def _transitions(self) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
         """Read the warm-up's transitions of one step each: those of one environment, in order, then the next's."""

@@ -4,13 +4,11 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sparse_rl.agents import save_agent
@@ -22,41 +20,6 @@ from sparse_rl.training.measurement import networks
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.run_folder import EVALUATIONS, RunFolder, agent_folder
 from sparse_rl.training.vec_envs import phase_of, set_phase
-
-
-class PatienceCallback(BaseCallback):
-    """
-    Say why the first gradient step takes long: the first time on a machine, Numba compiles the kernels.
-
-    :param seconds: how long it may take before anything is said
-    """
-
-    def __init__(self, seconds: float = 3.0) -> None:
-        super().__init__()
-        self._seconds = seconds
-        self._timer: Timer | None = None
-
-    def _say(self) -> None:
-        print("compiling the kernels for this machine, once: this takes up to a minute", flush=True)
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        model = self.model
-        if not isinstance(model, OffPolicyAlgorithm):
-            return  # its train() may take long without any compiling
-        if self._timer is None and self.num_timesteps > model.learning_starts:
-            self._timer = Timer(self._seconds, self._say)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _on_rollout_start(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _on_training_end(self) -> None:
-        self._on_rollout_start()
 
 
 class HeartbeatCallback(BaseCallback):

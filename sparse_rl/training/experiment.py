@@ -30,6 +30,7 @@ from sparse_rl.agents.description import Description
 from sparse_rl.agents.learners import check_actions
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.agents.replay.memory import available_memory
+from sparse_rl.caching import explaining_delays
 from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.envs import NonFiniteObservationError, has_time_limit
 from sparse_rl.metrics import learning_curve_area
@@ -39,7 +40,6 @@ from sparse_rl.training.callbacks import (
     EvaluationCallback,
     HeartbeatCallback,
     HyperparametersCallback,
-    PatienceCallback,
     PublishCallback,
     Report,
     ReportCallback,
@@ -172,6 +172,7 @@ class Experiment:
         )  # fmt: skip
         # Whatever goes wrong in one of these, the others are done: last come, first served.
         with ExitStack() as at_the_end:
+            at_the_end.enter_context(explaining_delays(_say_that_it_compiles))
             at_the_end.callback(folder.close)
             at_the_end.callback(self.close)
             at_the_end.callback(self._close_logger)
@@ -282,7 +283,7 @@ class Experiment:
         # Every 1000 steps, as ANF's topology updates; at least 50 points for the picture of a short run.
         every = min(1000, max(1, steps // 50))
         connectivity = ConnectivityCallback(folder, every, self.plan.title)
-        callbacks: list[BaseCallback] = [self.guard, PatienceCallback(), self.metrics, *self.learning_callbacks]
+        callbacks: list[BaseCallback] = [self.guard, self.metrics, *self.learning_callbacks]
         callbacks += [connectivity, FilmCallback(folder, every)]
         callbacks += [HyperparametersCallback(self._comparable(), configuration), CurvesPageCallback()]
         if self.plan.save_freq > 0:
@@ -351,3 +352,7 @@ def commit() -> str | None:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _say_that_it_compiles() -> None:
+    print("compiling the kernels for this machine, once: this takes a minute or two in all", flush=True)

@@ -171,11 +171,14 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     if environment.noise is not None and not is_off_policy and not is_chosen:
         notes.append(f"{learner} has no replay buffer: it learns from noise as it was observed; nothing is redrawn.")
     if hyperparameters.get("learning_starts", 0) >= steps and not _sets_learning_starts(args, environment):
+        share, part = (2, "half") if "screening" in hyperparameters else (10, "a tenth")
+        warning = " Screening may miss features in so short a warm-up." if "screening" in hyperparameters else ""
         notes.append(
-            f"learning_starts reduced from {hyperparameters['learning_starts']} to {steps // 10}, a tenth of all "
-            "steps, so that the agent learns at all."
+            f"learning_starts reduced from {hyperparameters['learning_starts']} to {steps // share}, {part} of all "
+            f"steps, so that the agent learns at all.{warning}"
         )
-        hyperparameters["learning_starts"] = steps // 10
+        hyperparameters["learning_starts"] = steps // share
+    notes += _idle_method(hyperparameters)
     return Plan(
         algo=args.algo,
         env=args.env,
@@ -193,6 +196,22 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
         num_threads=int(Number(high=MOST_THREADS, whole=True)("num_threads", args.num_threads)),
         notes=tuple(notes),
     )
+
+
+def _idle_method(hyperparameters: Mapping[str, Any]) -> list[str]:
+    """Say that a run ends before its first topology update, if it does."""
+    from sparse_rl.agents.build import gradient_steps_of
+
+    interval = hyperparameters.get("method", {}).get("update_interval")
+    if interval is None or isinstance(hyperparameters.get("train_freq"), list):  # maybe episodes of unknown length
+        return []
+    steps = gradient_steps_of(hyperparameters)
+    if steps > interval:
+        return []
+    return [
+        f"no topology update will come: the run has {steps} gradient steps, and updates are {interval} apart. Give a "
+        "smaller --update-interval or a larger -n."
+    ]
 
 
 def _obstacle_to_redrawing(environment: EnvironmentId) -> str | None:

@@ -179,7 +179,8 @@ class RunFolder:
         if has_results(self.path):
             raise InputError(
                 f"The run in {str(self.path)!r} has results but no checkpoint, so it can neither be continued "
-                "nor started again in the same folder. Start another run with the same command."
+                "nor started again in the same folder. Start another run with the same command, and a smaller "
+                "--checkpoint-freq if it is short."
             )
         for pattern in _LEFT_BEHIND:
             for file in self.path.glob(pattern):
