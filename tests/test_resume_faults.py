@@ -26,8 +26,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(WORDS, tmp_path_factory.mktemp("whole"))
 
 
-def stopped(root: Path, step: int = 140) -> Path:
-    return stop_at(step, WORDS, root)
+def stopped(root: Path, step: int = 140, words: str = WORDS) -> Path:
+    return stop_at(step, words, root)
 
 
 # What is left behind

@@ -141,15 +141,15 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     :return: the plan
     :raises InputError: if a value is not allowed
     """
-    hyperparameters = {**DEFAULTS, **learner_defaults, **check_recipe(recipe, learner_defaults)}
-    hyperparameters = {key: value for key, value in hyperparameters.items() if value is not None}
     is_off_policy = "buffer_size" in learner_defaults
     learner = learner_of(args.algo)
-    if "screening" in hyperparameters and not is_off_policy:
+    if "screening" in recipe and not is_off_policy:
         raise InputError(
             f"Screening looks at the random warm-up in a replay buffer, and {learner} has neither: choose another "
             "method, or an off-policy learner such as sac."
         )
+    hyperparameters = {**DEFAULTS, **learner_defaults, **check_recipe(recipe, learner_defaults)}
+    hyperparameters = {key: value for key, value in hyperparameters.items() if value is not None}
     obstacle = _obstacle_to_redrawing(environment)
     if obstacle is None and not is_off_policy:
         obstacle = f"cannot redraw its noise for {learner}, which learns from what it has just seen, without a replay"
