@@ -181,6 +181,8 @@ def test_one_process_to_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         ("--seed 4", "here seed is 4 instead of 3"),
         ("-n 500", "here hyperparameters.n_timesteps is 500 instead of 220"),
+        # It would also end before its first topology update: a note of its plan, which is nothing that was asked for.
+        ("-n 80", "here hyperparameters.n_timesteps is 80 instead of 220. Leave that out"),
         ("--algo sac", "sac is dense"),
         ("-params gamma:0.9", "here hyperparameters.gamma is 0.9 instead of 0.99"),
         ("-f elsewhere", "here log_folder cannot be changed"),

@@ -234,14 +234,14 @@ def totals(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     """Sum the lanes of each of four vectors, in a fixed order: a vector of four sums, sooner than one by one."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def add(one: Any, other: Any, first: list[int], second: list[int]) -> Any:
+        def sums_of(one: Any, other: Any, first: list[int], second: list[int]) -> Any:
             masks = (ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes) for lanes in (first, second))
             return builder.fadd(*(builder.shuffle_vector(one, other, mask) for mask in masks))
 
         def pairs(one: Any, other: Any) -> Any:
             # Of each group of four lanes, as x86's horizontal addition has it.
             first = [lane + start for start in range(0, a.lanes, 4) for lane in (0, 2, a.lanes, a.lanes + 2)]
-            return add(one, other, first, [lane + 1 for lane in first])
+            return sums_of(one, other, first, [lane + 1 for lane in first])
 
         if a.lanes < 4:
             sums = ir.Constant(ir.VectorType(arguments[0].type.element, 4), ir.Undefined)
@@ -252,7 +252,7 @@ def totals(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         sums, lanes = pairs(pairs(*arguments[:2]), pairs(*arguments[2:])), a.lanes
         while lanes > 4:
             lanes //= 2
-            sums = add(sums, sums, list(range(lanes)), list(range(lanes, 2 * lanes)))
+            sums = sums_of(sums, sums, list(range(lanes)), list(range(lanes, 2 * lanes)))
         return sums
 
     return Vector(a.element, 4)(a, b, c, d), generate

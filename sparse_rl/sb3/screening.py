@@ -120,7 +120,8 @@ class ScreeningCallback(BaseCallback):
                 found = f"{chosen} of {before.shape[1]} features bear on the task"
                 print(f"Screening {len(rewards)} transitions of the warm-up: {found}.", flush=True)
                 if not chosen:
-                    print("So the topology stays as it was drawn. A longer warm-up (learning_starts) may find more.")
+                    what = "So the topology stays as it was drawn. A longer warm-up (learning_starts) may find more."
+                    print(what, flush=True)
 
     def _transitions(self) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
         """Read the warm-up's transitions of one step each: those of one environment, in order, then the next's."""

@@ -143,7 +143,7 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     """
     is_off_policy = "buffer_size" in learner_defaults
     learner = learner_of(args.algo)
-    if "screening" in recipe and not is_off_policy:
+    if recipe.get("screening") is not None and not is_off_policy:
         raise InputError(
             f"Screening looks at the random warm-up in a replay buffer, and {learner} has neither: choose another "
             "method, or an off-policy learner such as sac."
@@ -171,8 +171,9 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     if environment.noise is not None and not is_off_policy and not is_chosen:
         notes.append(f"{learner} has no replay buffer: it learns from noise as it was observed; nothing is redrawn.")
     if hyperparameters.get("learning_starts", 0) >= steps and not _sets_learning_starts(args, environment):
-        share, part = (2, "half") if "screening" in hyperparameters else (10, "a tenth")
-        warning = " Screening may miss features in so short a warm-up." if "screening" in hyperparameters else ""
+        share, part, warning = 10, "a tenth", ""
+        if "screening" in hyperparameters:  # the more it sees, the more it finds
+            share, part, warning = 2, "half", " Screening may miss features in so short a warm-up."
         notes.append(
             f"learning_starts reduced from {hyperparameters['learning_starts']} to {steps // share}, {part} of all "
             f"steps, so that the agent learns at all.{warning}"
