@@ -103,6 +103,9 @@ def test_every_method_builds_an_agent_with_every_learner(learner: str, method: s
         ("a2c", {"n_steps": 32}, 4),
         ("trpo", {"n_steps": 16, "batch_size": 16, "n_critic_updates": 2, "n_envs": 2}, 4 * 2 * 2),
         ("dqn", {"learning_starts": 20, "train_freq": 2, "gradient_steps": 3, "buffer_size": 100}, 40 * 3),
+        # The last rollout is completed, and that in which the warm-up ends is learnt from.
+        ("dqn", {"learning_starts": 25, "train_freq": 3, "gradient_steps": 1, "n_envs": 2, "buffer_size": 100}, 17 - 4),
+        ("dqn", {"learning_starts": 25, "train_freq": 3, "gradient_steps": -1, "buffer_size": 100}, (34 - 8) * 3),
     ],
 )
 def test_the_gradient_steps_of_a_run_are_known_before(learner: str, settings: dict[str, Any], expected: int) -> None:

@@ -74,8 +74,17 @@ def test_times_that_are_fractions_are_those_of_the_run_that_is_given() -> None:
     assert callback.method.stop == round(0.8 * (10_000 - 30))
 
 
+def test_what_the_command_line_notes_is_a_warning() -> None:
+    with pytest.warns(UserWarning, match="learning_starts reduced from 5000 to 400") as caught:
+        make_agent(
+            "screened-sac", ENV, n_timesteps=800, **{key: SMALL[key] for key in SMALL if key != "learning_starts"}
+        )
+    assert [warning.filename for warning in caught] == [__file__]  # it points at the caller
+
+
 def test_any_learner_and_a_variant() -> None:
-    model, (callback,) = make_agent("set-ppo", "CartPole-v1-noise50", n_steps=32, batch_size=32, n_envs=1)
+    with pytest.warns(UserWarning, match="nothing is redrawn"):
+        model, (callback,) = make_agent("set-ppo", "CartPole-v1-noise50", n_steps=32, batch_size=32, n_envs=1)
     assert isinstance(model, PPO)
     model.learn(64, callback)
     assert make_agent("anf-sac", ENV, variant="paper", **SMALL).model.batch_size == 100  # type: ignore[attr-defined]

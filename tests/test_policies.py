@@ -189,6 +189,7 @@ def test_nonsense_is_refused_in_a_sentence(learner, wrong, message):
 # What stays true while they learn
 
 
+@pytest.mark.slow
 @both
 def test_after_thousands_of_gradient_steps_all_counts_shapes_and_targets_are_in_order(learner):
     fast = {"optimizer_kwargs": {"fused": True}}

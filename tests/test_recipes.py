@@ -155,7 +155,7 @@ def test_ds_has_the_published_settings(algorithm: str, environment: str, lambdas
     [
         ({}, 900_000),
         ({"train_freq": 4}, 225_000),
-        ({"train_freq": [4, "step"], "gradient_steps": 2, "n_envs": 3}, 150_000),
+        ({"train_freq": [4, "step"], "gradient_steps": 2, "n_envs": 3}, 150_002),
         ({"train_freq": [1, "episode"], "gradient_steps": -1}, 900_000),
         ({"learning_starts": 2_000_000}, 0),
     ],
@@ -163,7 +163,7 @@ def test_ds_has_the_published_settings(algorithm: str, environment: str, lambdas
 def test_times_of_a_method_may_be_fractions_of_the_run(settings: dict[str, Any], steps: int) -> None:
     run = {"n_timesteps": 1_000_000, "learning_starts": 100_000, "train_freq": 1, "gradient_steps": 1, "n_envs": 1}
     method = {"name": "gmp", "begin": 0.2, "end": 0.8, "update_interval": 500}
-    expected = method | {"begin": steps // 5, "end": steps // 5 * 4}
+    expected = method | {"begin": round(0.2 * steps), "end": round(0.8 * steps)}
     assert in_gradient_steps(run | settings | {"method": method}) == expected
     whole = method | {"begin": 10, "end": 20}
     episodes = {"train_freq": [1, "episode"], "method": whole}
@@ -358,6 +358,9 @@ def test_a_screened_agent_keeps_half_of_a_short_run_for_the_tests() -> None:
     short = settle("--algo", "screened-sac", "--env", "HalfCheetah-noise98", "-n", "3000")
     assert short.hyperparameters["learning_starts"] == 1500
     assert ["may miss features" in note for note in short.notes] == [True]
+    for steps, warm_up in (("5001", 2500), ("9999", 4999), ("10000", 5000)):  # no jump, where it ends
+        plan = settle("--algo", "screened-sac", "--env", "HalfCheetah-noise98", "-n", steps)
+        assert plan.hyperparameters["learning_starts"] == warm_up
     assert settle("--algo", "screened-sac", "--env", "Pendulum-v1-noise90").hyperparameters["learning_starts"] == 5000
     paper = settle("--algo", "screened-sac", "--env", "HalfCheetah-noise98", "--variant", "paper")
     assert paper.hyperparameters["learning_starts"] == 25_000
@@ -366,9 +369,40 @@ def test_a_screened_agent_keeps_half_of_a_short_run_for_the_tests() -> None:
 def test_a_run_that_ends_before_its_first_topology_update_says_so() -> None:
     words = ("--algo", "set-ppo", "--env", "CartPole-v1", "-n")
     (note,) = settle(*words, "2500").notes
-    assert note.startswith("no topology update will come: the run has 200 gradient steps, and updates are 1000 apart.")
+    assert note.startswith(
+        "no topology update will come: updates are 1000 gradient steps apart, and the run can make those up to step 180"
+    )
     assert not settle(*words, "2500", "--update-interval", "50").notes
     assert not settle("--algo", "static-ppo", "--env", "CartPole-v1", "-n", "2500").notes
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        # As many gradient steps as an interval: the update would come after the run, and one step more suffices.
+        ("anf-sac -n 1100 -params learning_starts:100", "no topology update"),
+        ("anf-sac -n 1101 -params learning_starts:100", None),
+        # Growth by gradient waits one rollout for it, or as many as the actor makes it wait.
+        ("rigl-sac -n 1101 -params learning_starts:100 method.stop:1000", "no topology update"),
+        ("rigl-sac -n 1102 -params learning_starts:100 method.stop:1000", None),
+        ("rigl-td3 -n 1102 -params learning_starts:100 method.stop:1000", "no topology update"),
+        ("rigl-td3 -n 1103 -params learning_starts:100 method.stop:1000", None),
+        # Pruning updates at its end too, wherever the interval falls, if a rollout begins thereafter.
+        ("gmp-sac -n 900", None),
+        ("gmp-ppo -n 8192", "no topology update"),
+        ("gmp-ppo -n 20000 --update-interval 500", None),
+        ("gmp-sac -n 50000 -params method.begin:60000 method.end:70000", "no topology update"),
+        ("gmp-sac -n 50000 -params method.end:70000", "will not get to their final sparsity"),
+        # As many gradient steps as the episodes have: nobody knows.
+        ("set-sac -n 1000 -params train_freq:[1,episode]", None),
+        # A method of the user's own that has no interval.
+        ("static-sac -n 300 -params learning_starts:100", None),
+    ],
+)
+def test_notes_say_what_of_a_method_the_run_is_too_short_for(words: str, expected: str | None) -> None:
+    algo, *others = words.split()
+    notes = [note for note in settle("--algo", algo, "--env", "Pendulum-v1", *others).notes if "reduced" not in note]
+    assert [expected in note for note in notes] == [True] if expected is not None else not notes
 
 
 def test_learning_starts_stays_as_the_user_set_it(tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ def test_every_method(tmp_path: Path, words: str, stops: Sequence[int]) -> None:
     "words",
     [
         f"--algo anf-td3 --env {NOISY} --n-envs 2 -params gradient_steps:-1 noise_type:ornstein-uhlenbeck",
-        f"--algo anf-sac --env {NOISY}-permute25 --n-envs 2 --vec-env subproc --n-eval-envs 2",
+        pytest.param(
+            f"--algo anf-sac --env {NOISY}-permute25 --n-envs 2 --vec-env subproc --n-eval-envs 2",
+            marks=pytest.mark.slow,
+        ),
         f"--algo anf-sac --env {NOISY}-ar --replay observed -params n_steps:3",
         "--algo sac --env Reacher-noise50-other -params optimizer.name:smet-adam",
         "--algo sac --env Pendulum-v1 -params use_sde:true sde_sample_freq:4 ent_coef:0.1",

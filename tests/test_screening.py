@@ -113,16 +113,17 @@ def test_where_no_noise_is_chosen_both_protocols_are_the_same_run() -> None:
 
 def test_looking_leaves_no_trace() -> None:
     states = []
-    for level in (0.01, 1e-300):  # the second finds nothing, and changes nothing
+    for level in (None, 0.01, 1e-300):  # the first does not look; the last finds nothing, and changes nothing
         model = learner(policy_kwargs={"sparsity": 0.5})
         model.learn(600)
-        callback = ScreeningCallback(level)
+        callback = ScreeningCallback() if level is None else ScreeningCallback(level)
         model._setup_learn(1, callback)
         callback.init_callback(model)
         model.num_timesteps = 601
-        callback.on_rollout_end()
+        if level is not None:
+            callback.on_rollout_end()
         states.append((np.random.random(), th.rand(1).item()))
-    assert states[0] == states[1]
+    assert states[0] == states[1] == states[2]
 
 
 def read(model: Any) -> tuple[th.Tensor, ...]:

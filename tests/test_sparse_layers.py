@@ -240,3 +240,11 @@ def test_training_is_that_of_a_dense_layer_whose_absent_weights_are_held_at_zero
     torch.testing.assert_close(sparse[0].dense_weight(), dense[0].weight.detach(), rtol=1e-9, atol=1e-11)
     for mine, theirs in zip(sparse[2].parameters(), dense[2].parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_inputs_of_another_type_are_refused(batch: int, bias: bool) -> None:
+    layer = SparseLinear(Topology.random((20, 30), 60), bias=bias, kernel="numba")
+    with pytest.raises(ValueError, match="one batch size and dtype"):
+        layer(torch.ones(batch, 30, dtype=torch.float64))

@@ -102,30 +102,36 @@ def _gradient_step(moment: float, hyperparameters: Mapping[str, Any]) -> int:
     return round(moment * gradient_steps_of(hyperparameters)) if 0 < moment < 1 else int(moment)
 
 
-def gradient_steps_of(hyperparameters: Mapping[str, Any]) -> int:
+def gradient_steps_of(hyperparameters: Mapping[str, Any], rollouts_left: int = 0) -> int:
     """
-    Count the gradient steps of a whole run.
+    Count the gradient steps of a whole run, or those before some rollouts at its end.
 
     :param hyperparameters: a complete recipe, checked already
+    :param rollouts_left: 0 for all; 1 for what is done when the last rollout begins, which is the last time that a
+        topology can be updated
     :return: their number, as far as it can be known before
     :raises ValueError: if it depends on how long episodes are
     """
+    steps = hyperparameters["n_timesteps"]
     if "learning_starts" not in hyperparameters:  # on-policy
         rollout = hyperparameters["n_steps"] * hyperparameters["n_envs"]
-        rollouts = -(-hyperparameters["n_timesteps"] // rollout)  # the last one is completed
         epochs = hyperparameters.get("n_epochs", hyperparameters.get("n_critic_updates", 1))
-        return int(rollouts * minibatches(rollout, hyperparameters.get("batch_size"), epochs))
-    steps = max(0, hyperparameters["n_timesteps"] - hyperparameters["learning_starts"])
-    gradient_steps, frequency = hyperparameters["gradient_steps"], hyperparameters["train_freq"]
-    if gradient_steps == -1:  # as many as environment steps
-        return int(steps)
-    length, unit = frequency if isinstance(frequency, list | tuple) else (frequency, "step")
-    if unit == "episode":
-        raise InputError(
-            "With a train_freq in episodes, the number of gradient steps is not known in advance: give the times of "
-            "the method in gradient steps, not as fractions of the run."
-        )
-    return int(steps // (length * hyperparameters["n_envs"]) * gradient_steps)
+        after_each, first = minibatches(rollout, hyperparameters.get("batch_size"), epochs), 0
+    else:
+        after_each, frequency = hyperparameters["gradient_steps"], hyperparameters["train_freq"]
+        length, unit = frequency if isinstance(frequency, list | tuple) else (frequency, "step")
+        if unit == "episode":
+            if after_each == -1 and not rollouts_left:  # as many as environment steps
+                return int(max(0, steps - hyperparameters["learning_starts"]))
+            raise InputError(
+                "With a train_freq in episodes, the number of gradient steps is not known in advance: give the times "
+                "of the method in gradient steps, not as fractions of the run."
+            )
+        rollout = length * hyperparameters["n_envs"]
+        after_each = rollout if after_each == -1 else after_each
+        first = hyperparameters["learning_starts"] // rollout  # so many are not learnt from
+    rollouts = -(-steps // rollout) - first  # the last one is completed
+    return int(max(0, rollouts - rollouts_left) * after_each)
 
 
 def make_model(

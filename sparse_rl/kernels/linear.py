@@ -123,7 +123,8 @@ def _spmv(
     inputs: Sequence[Tensor], weights: Any, bias: Tensor | None, patterns: Sequence[Pattern], relu: bool
 ) -> Tensor:
     """Multiply with a batch of one: not worth a second thread."""
-    y = inputs[0].new_zeros(patterns[0].rows, 1) if bias is None else bias.detach().clone()[:, None]
+    zeros = torch.from_numpy(np.zeros((patterns[0].rows, 1), weights.dtype))
+    y = zeros if bias is None else bias.detach().clone()[:, None]
     for index, (pattern, x) in enumerate(zip(patterns, inputs, strict=True)):
         _check(pattern, x, y)
         is_last = index == len(patterns) - 1

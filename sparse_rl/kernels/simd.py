@@ -20,11 +20,11 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-# Half of the vector registers, which leaves room for operands: 16 of 64 bytes (of 32), else 8 of 32 bytes (of 16).
 _AVX512 = bool(llvm.get_host_cpu_features().get("avx512f"))
 _REGISTER = 64 if _AVX512 else 32
 WIDE_BYTES = 8 * _REGISTER  # a strip of the batch, kept in eight accumulators
-WIDEST_BYTES = 16 * _REGISTER if _AVX512 else WIDE_BYTES  # the same, if it is only read
+# The same, if it is only read. Half of all registers, of which AVX-512 has 32 and AVX2 has 16: operands need some too.
+WIDEST_BYTES = 16 * _REGISTER if _AVX512 else WIDE_BYTES
 NARROW_BYTES = 2 * _REGISTER  # what is left of the batch
 BLOCK_BYTES = (4 if _AVX512 else 2) * _REGISTER  # six accumulators of this width, for dense products
 SUM_FOURS = not _AVX512  # a narrow strip takes few products for each sum over lanes: make four sums at a time

@@ -7,8 +7,8 @@ from, so the work is cut into pieces that stay in the innermost one: a strip of 
 registers that hold a row of the result, times a tile of input features (:mod:`sparse_rl.kernels.patterns`), which is
 read again for each of the output rows.
 
-Every number is summed by one thread in an order that depends on the shapes alone, so that results do not depend on the
-number of threads.
+Every number is summed by one thread in an order that depends on shapes and on where the weights lie, so that results do
+not depend on the number of threads.
 
 Activations are passed as ``address, stride``: of the first element, and from one row to the next, in elements. That
 spares Numba a specialisation for each layout, and a microsecond for each array.

@@ -1,9 +1,9 @@
 """
 Which input features bear on a task: tests on transitions whose actions were drawn at random.
 
-A network that learns from noise which comes back unchanged memorises it, and then neither the magnitude of its weights
-nor their gradient tells a feature that matters from one that does not. So these tests ask the data, not the network,
-and before anything is learnt:
+A network that learns from noise which comes back unchanged memorises it, and then the magnitude of its weights does not
+tell a feature that matters from one that does not. So these tests ask the data, not the network, and before anything is
+learnt:
 
 - Does a feature's next value depend on the action, given its present value? Actions that were drawn at random cannot
   depend on anything, so nothing but an effect of the action makes it so: an intervention.
@@ -23,10 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: So many observed numbers are kept for tests, unless 1000 observations have more: 128 MB in 32 bits.
+#: So many numbers of observations, and as many of the next ones, are kept for tests, unless 1000 observations have
+#: more: 128 MB each in 32 bits.
 MOST_NUMBERS = 2**25
 _SHIFTS = 20  # shifted series that an autocorrelated one is compared with
-_BLOCK = 1024  # features that are tested at a time, in 64-bit numbers
+_BLOCK = 2**21  # numbers that are tested at a time: 16 MB in 64 bits, and several times that on the way
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def run_tests(before: Tensor, after: Tensor, actions: Tensor, rewards: Tensor, l
     ranks = _normal_scores(rewards.double())
 
     def tested(test: Callable[[slice], Tensor]) -> Tensor:
-        return torch.cat([test(slice(i, i + _BLOCK)) for i in range(0, n_features, _BLOCK)])
+        width = max(1, _BLOCK // n)
+        return torch.cat([test(slice(i, i + width)) for i in range(0, n_features, width)])
 
     responds = tested(lambda block: _response(before[:, block].double(), after[:, block].double(), actions))
     pays = tested(lambda block: _correlation(_powers(after[:, block].double()), ranks[:, None]))

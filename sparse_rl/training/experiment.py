@@ -87,10 +87,12 @@ class Experiment:
         self._is_finished = False
         self._open_envs: list[VecEnv] = []
         self.evaluation: EvaluationCallback | None = None
-        self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
         self.eval_env: VecEnv | None = None
         learner = learner_of(plan.algo)
+        self._explaining = ExitStack()
         try:
+            self._explaining.enter_context(explaining_delays(_say_that_it_compiles))
+            self.env = self._make_env(self.hyperparameters["n_envs"], plan.seed)
             check_actions(learner, self.env.action_space, plan.env)
             if self.hyperparameters["eval_freq"] > 0 and not self._has_time_limit():
                 print(
@@ -129,6 +131,7 @@ class Experiment:
 
     def close(self) -> None:
         """Close the environments, unless they are; one whose process has died is closed already."""
+        self._explaining.close()
         while self._open_envs:
             with suppress(EOFError, ConnectionError):
                 self._open_envs.pop(0).close()
@@ -172,7 +175,6 @@ class Experiment:
         )  # fmt: skip
         # Whatever goes wrong in one of these, the others are done: last come, first served.
         with ExitStack() as at_the_end:
-            at_the_end.enter_context(explaining_delays(_say_that_it_compiles))
             at_the_end.callback(folder.close)
             at_the_end.callback(self.close)
             at_the_end.callback(self._close_logger)

@@ -1,5 +1,6 @@
 """An algorithm by its name, for those who train from Python: the agent, and the callbacks that make it what it is."""
 
+import warnings
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -41,6 +42,8 @@ def make_agent(
     >>> model, callbacks = make_agent("anf-sac", "HalfCheetah-noise98", seed=0, n_timesteps=100_000)
     >>> model.learn(100_000, callbacks)
 
+    What the command line would note, for example that a run ends before its first topology update, is a warning here.
+
     :param algo: name of an algorithm, for example ``"anf-sac"``; ``sparse-rl train --help`` lists them
     :param env: id of the environment, for example ``"HalfCheetah-noise98"``
     :param seed: the seed of everything that is drawn; ``None`` for a random one
@@ -62,6 +65,8 @@ def make_agent(
         log_interval=4, device=device, num_threads=-1,
     )  # fmt: skip
     plan = make_plan(words, environment, recipe, learner_defaults(learner_of(algo)))
+    for note in plan.notes:
+        warnings.warn(note, stacklevel=2)
     settled, learner = plan.hyperparameters, learner_of(algo)
     vec_env = make_vec_env(env, settled["n_envs"], plan.seed, "dummy", env_kwargs, settled.get("normalize"))
     try:

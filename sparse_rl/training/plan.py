@@ -170,16 +170,9 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     notes = []
     if environment.noise is not None and not is_off_policy and not is_chosen:
         notes.append(f"{learner} has no replay buffer: it learns from noise as it was observed; nothing is redrawn.")
-    if hyperparameters.get("learning_starts", 0) >= steps and not _sets_learning_starts(args, environment):
-        share, part, warning = 10, "a tenth", ""
-        if "screening" in hyperparameters:  # the more it sees, the more it finds
-            share, part, warning = 2, "half", " Screening may miss features in so short a warm-up."
-        notes.append(
-            f"learning_starts reduced from {hyperparameters['learning_starts']} to {steps // share}, {part} of all "
-            f"steps, so that the agent learns at all.{warning}"
-        )
-        hyperparameters["learning_starts"] = steps // share
-    notes += _idle_method(hyperparameters)
+    if not _sets_learning_starts(args, environment):
+        notes += _shorten_warm_up(hyperparameters)
+    notes += _missed_updates(hyperparameters)
     return Plan(
         algo=args.algo,
         env=args.env,
@@ -199,20 +192,52 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     )
 
 
-def _idle_method(hyperparameters: Mapping[str, Any]) -> list[str]:
-    """Say that a run ends before its first topology update, if it does."""
-    from sparse_rl.agents.build import gradient_steps_of
-
-    interval = hyperparameters.get("method", {}).get("update_interval")
-    if interval is None or isinstance(hyperparameters.get("train_freq"), list):  # maybe episodes of unknown length
+def _shorten_warm_up(hyperparameters: dict[str, Any]) -> list[str]:
+    """Shorten a warm-up that leaves too little of a short run for learning, and say so."""
+    steps, given = hyperparameters["n_timesteps"], hyperparameters.get("learning_starts", 0)
+    longest, settled, part, warning = steps - 1, steps // 10, "a tenth", ""
+    if "screening" in hyperparameters:  # the more it sees, the more it finds
+        longest = settled = steps // 2
+        part, warning = "half", " Screening may miss features in so short a warm-up."
+    if given <= longest:
         return []
-    steps = gradient_steps_of(hyperparameters)
-    if steps > interval:
-        return []
+    hyperparameters["learning_starts"] = settled
     return [
-        f"no topology update will come: the run has {steps} gradient steps, and updates are {interval} apart. Give a "
-        "smaller --update-interval or a larger -n."
+        f"learning_starts reduced from {given} to {settled}, {part} of all steps, so that the agent learns.{warning}"
     ]
+
+
+def _missed_updates(hyperparameters: Mapping[str, Any]) -> list[str]:
+    """Say that a run ends before its first topology update, or before a method has reached its final sparsity."""
+    from sparse_rl.agents.build import gradient_steps_of, in_gradient_steps, make_method
+
+    if "method" not in hyperparameters or "episode" in _listed(hyperparameters.get("train_freq")):  # of unknown length
+        return []
+    method = make_method(in_gradient_steps(hyperparameters))
+    interval, end = getattr(method, "update_interval", None), getattr(method, "end", None)
+    if interval is None:  # it is static
+        return []
+    left = 1
+    if method.needs_gradient:  # it waits for the gradient of the actor too
+        after_each = gradient_steps_of(hyperparameters) - gradient_steps_of(hyperparameters, 1)
+        left += -(-hyperparameters.get("policy_delay", 1) // max(1, after_each))
+    last = gradient_steps_of(hyperparameters, left)
+    possible = f"the run can make those up to step {last} only"
+    if method.updates_between(0, last) == 0:
+        return [
+            f"no topology update will come: updates are {interval} gradient steps apart, and {possible}. Give a "
+            "smaller --update-interval or a larger -n."
+        ]
+    if end is not None and last < end:
+        return [
+            f"the networks will not get to their final sparsity: the update for it is due at gradient step {end}, and "
+            f"{possible}. Give a smaller `end` of the method, or a larger -n."
+        ]
+    return []
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _obstacle_to_redrawing(environment: EnvironmentId) -> str | None:
