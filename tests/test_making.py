@@ -1,14 +1,16 @@
 """Agents by the names of their algorithms, in Python: what ``train.py`` would train, no more and no less."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from comparing import run
+from comparing import curves_of, run
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 import sparse_rl.agents
@@ -16,6 +18,7 @@ import sparse_rl.training
 from sparse_rl.agents import ObservedReplayBuffer, RedrawnReplayBuffer, load_agent
 from sparse_rl.inputs import InputError
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
+from sparse_rl.sb3.callbacks import online_layers
 from sparse_rl.topology import SET, RigL
 from sparse_rl.training import make_agent
 
@@ -28,12 +31,14 @@ def test_it_learns_as_train_py_does_to_the_bit(tmp_path: Path) -> None:
         f"--algo anf-sac --env {ENV} --seed 3 -n 90 --eval-freq -1 --update-interval 10 "
         "-params policy_kwargs.net_arch:[16,16] buffer_size:200 learning_starts:30"
     )
-    trained = load_agent(run(words, tmp_path) / f"{ENV}.agent").policy.state_dict()
+    folder = run(words, tmp_path)
+    trained = load_agent(folder / f"{ENV}.agent").policy.state_dict()
     model, callbacks = make_agent("anf-sac", ENV, seed=3, n_timesteps=90, method={"update_interval": 10}, **SMALL)
     model.learn(90, callbacks)
     mine = model.policy.state_dict()
     assert isinstance(callbacks[0], TopologyCallback)
     assert callbacks[0].updates == 5
+    assert curves_of(folder)["sparsity/updates"][-1] == (90, 5)  # also where no evaluation writes what came last
     assert mine.keys() == trained.keys()
     assert all(th.equal(mine[name], trained[name]) for name in mine)
 
@@ -80,6 +85,36 @@ def test_what_the_command_line_notes_is_a_warning() -> None:
             "screened-sac", ENV, n_timesteps=800, **{key: SMALL[key] for key in SMALL if key != "learning_starts"}
         )
     assert [warning.filename for warning in caught] == [__file__]  # it points at the caller
+
+
+def train(algo: str, steps: int, **settings: Any) -> tuple[BaseAlgorithm, TopologyCallback, list[str]]:
+    """Train a small agent from its tenth step on, and give it with what it was warned of before."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        small = SMALL | {"learning_starts": 10, "batch_size": 4}
+        model, (callback,) = make_agent(algo, ENV, n_timesteps=steps, sparsity=0.5, **settings, **small)
+    model.learn(steps, callback)
+    assert isinstance(callback, TopologyCallback)
+    return model, callback, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("steps", range(20, 27))
+@pytest.mark.parametrize(
+    ("algo", "name", "delay"), [("anf-td3", "set", 2), *(("rigl-td3", "rigl", delay) for delay in (1, 2, 5))]
+)
+def test_it_warns_of_updates_that_do_not_come_and_of_no_others(algo: str, name: str, delay: int, steps: int) -> None:
+    _, callback, notes = train(algo, steps, policy_delay=delay, method={"name": name, "update_interval": 9})
+    assert ["no topology update" in note for note in notes] == [True] * (not callback.updates)
+
+
+@pytest.mark.parametrize("end", [8, 9])
+@pytest.mark.parametrize("steps", [19, 20, 21, 22])
+def test_it_warns_if_a_network_will_not_get_to_its_final_sparsity(end: int, steps: int) -> None:
+    method = {"update_interval": 3, "begin": 0, "end": end}
+    model, _, notes = train("ne-td3", steps, initial_sparsity=0.8, method=method)
+    layers = [layer for layer, _, _ in online_layers(model.policy).values()]
+    is_reached = all(layer.values.numel() == layer.budget.end for layer in layers)
+    assert ["final sparsity" in note for note in notes] == [True] * (not is_reached)
 
 
 def test_any_learner_and_a_variant() -> None:

@@ -165,6 +165,9 @@ def test_times_of_a_method_may_be_fractions_of_the_run(settings: dict[str, Any],
     method = {"name": "gmp", "begin": 0.2, "end": 0.8, "update_interval": 500}
     expected = method | {"begin": round(0.2 * steps), "end": round(0.8 * steps)}
     assert in_gradient_steps(run | settings | {"method": method}) == expected
+    all_of_it = in_gradient_steps(run | settings | {"method": method | {"end": 1.0}})
+    assert all_of_it["end"] == steps
+    assert in_gradient_steps(run | {"method": method | {"begin": 0, "end": 1}})["end"] == 1  # a gradient step
     whole = method | {"begin": 10, "end": 20}
     episodes = {"train_freq": [1, "episode"], "method": whole}
     assert in_gradient_steps(run | episodes) == whole
@@ -282,7 +285,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
         ({"method": {"name": "riggl"}}, "Unknown method name 'riggl'. Did you mean 'rigl'"),
         ({"method": {"name": "gmp", "begin": 5}}, "The method 'gmp' needs the setting 'end'"),
         ({"method": {"name": "gmp", "end": 0.8, "update_interval": 0}}, "update_interval must be a whole number of at"),
-        ({"method": {"name": "ne", "end": 1.5}}, r"end must be a gradient step, or a fraction of the run in \(0, 1\)"),
+        ({"method": {"name": "ne", "end": 1.5}}, r"end must be a gradient step, or a fraction of the run up to 1.0"),
         ({"method": {"name": "ne", "end": 5, "prune_ratio": 1}}, r"prune_ratio must be a number in \[0, 1\), not 1"),
         ({"layers": "hidde"}, "'hidden'"),
         ({"lambdas": 7}, "lambdas must be a list of numbers, one for each of the first layers, not 7"),
@@ -370,7 +373,8 @@ def test_a_run_that_ends_before_its_first_topology_update_says_so() -> None:
     words = ("--algo", "set-ppo", "--env", "CartPole-v1", "-n")
     (note,) = settle(*words, "2500").notes
     assert note.startswith(
-        "no topology update will come: updates are 1000 gradient steps apart, and the run can make those up to step 180"
+        "no topology update will come: the first falls due at gradient step 1000, and the run can make those up to "
+        "step 180 only."
     )
     assert not settle(*words, "2500", "--update-interval", "50").notes
     assert not settle("--algo", "static-ppo", "--env", "CartPole-v1", "-n", "2500").notes

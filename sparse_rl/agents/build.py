@@ -98,8 +98,9 @@ def in_gradient_steps(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gradient_step(moment: float, hyperparameters: Mapping[str, Any]) -> int:
-    """Turn a time in a run into a gradient step: below 1 it is a fraction of all."""
-    return round(moment * gradient_steps_of(hyperparameters)) if 0 < moment < 1 else int(moment)
+    """Turn a time in a run into a gradient step: below 1, or as 1.0, it is a fraction of all."""
+    is_fraction = isinstance(moment, float) and 0 < moment <= 1
+    return round(moment * gradient_steps_of(hyperparameters)) if is_fraction else int(moment)
 
 
 def gradient_steps_of(hyperparameters: Mapping[str, Any], rollouts_left: int = 0) -> int:
@@ -132,6 +133,31 @@ def gradient_steps_of(hyperparameters: Mapping[str, Any], rollouts_left: int = 0
         first = hyperparameters["learning_starts"] // rollout  # so many are not learnt from
     rollouts = -(-steps // rollout) - first  # the last one is completed
     return int(max(0, rollouts - rollouts_left) * after_each)
+
+
+def last_topology_update(hyperparameters: Mapping[str, Any], needs_gradient: bool) -> int:
+    """
+    Find the last gradient step at which a topology update may fall due and still be made.
+
+    Updates are made when a rollout begins. One that needs a gradient waits for that of the actor, which is trained
+    with every ``policy_delay``-th gradient step, and is made at the rollout after: see
+    :class:`~sparse_rl.sb3.callbacks.TopologyCallback`.
+
+    :param hyperparameters: a complete recipe, checked already
+    :param needs_gradient: whether the method does
+    :return: the gradient step, 0 for none
+    :raises ValueError: if it depends on how long episodes are
+    """
+    last = gradient_steps_of(hyperparameters, rollouts_left=1)
+    after_each = gradient_steps_of(hyperparameters) - last
+    if not needs_gradient or not after_each:
+        return last
+    delay = hyperparameters.get("policy_delay", 1)
+    for due in range(last - after_each, 0, -after_each):
+        trained = (due // delay + 1) * delay  # the next step of the actor
+        if -(-trained // after_each) * after_each <= last:
+            return due
+    return 0
 
 
 def make_model(

@@ -36,14 +36,14 @@ def _train_freq(key: str, value: Any) -> Any:
 
 
 def _moment(key: str, value: Any) -> int | float:
-    """Check a time in a run: a gradient step, or, below 1, a fraction of all gradient steps."""
-    if isinstance(value, float) and 0 < value < 1:
+    """Check a time in a run: a gradient step, or, below 1 or 1.0, a fraction of all gradient steps."""
+    if isinstance(value, float) and 0 < value <= 1:
         return value
     try:
         return Number(0, whole=True)(key, value)
     except InputError as error:
         raise InputError(
-            f"{key} must be a gradient step, or a fraction of the run in (0, 1), not {describe(value)}."
+            f"{key} must be a gradient step, or a fraction of the run up to 1.0, not {describe(value)}."
         ) from error
 
 
@@ -121,7 +121,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Check]]] = {
     "gmp": ("GradualPruning", _RESIZING),
     "ne": ("NeuroplasticExpansion", {**_RESIZING, "prune_ratio": Number(0, 1, below=True)}),
 }
-#: Settings that are times in a run; below 1 they are fractions of all its gradient steps.
+#: Settings that are times in a run; below 1, or as 1.0, they are fractions of all its gradient steps.
 MOMENTS = ("stop", "begin", "end")
 # Settings besides those that all share: the learner's `learning_rate`, and `optimizer_kwargs` below `policy_kwargs`.
 OPTIMIZERS: Mapping[str, Mapping[str, Check]] = {

@@ -182,7 +182,8 @@ def _run(
     except KeyboardInterrupt:
         if not folder.is_begun:
             return fail("interrupted before training began.", 128 + signal.SIGINT)
-        return fail(f"interrupted twice; {folder.path} may lack the last model.", 128 + signal.SIGINT)
+        how = "interrupted" if experiment.guard.signal is None else "interrupted twice"
+        return fail(f"{how}; {folder.path} may lack the last model.", 128 + signal.SIGINT)
     return _report(experiment, folder, tensorboard, " ".join(command.split()[:2]))
 
 

@@ -225,6 +225,8 @@ class Experiment:
         try:
             self.model.learn(steps, callbacks, log_interval=self.plan.log_interval)
             self.guard.check_weights()  # the last updates have had nobody to look at them
+            if self.evaluation is None:  # which would have written what was recorded last
+                self.model.logger.dump(self.model.num_timesteps)
             evaluated = [steps] if self.evaluation is None else self.evaluation.evaluations_timesteps
             self._is_finished = self.guard.failure is None and evaluated[-1:] >= [steps]
         except TrainingEnded:

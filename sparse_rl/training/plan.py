@@ -2,6 +2,7 @@
 
 import secrets
 from argparse import Namespace
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ RECIPE_FLAGS = (
 PROTOCOLS = ("redrawn noise", "observed noise", "no noise")
 METHOD_FLAGS = ("drop_fraction", "update_interval")
 MOST_THREADS = 4096
+MOST_STEPS = 2**40  # later than anything that a method may plan
 DEFAULTS: Mapping[str, Any] = {"n_envs": 1, "policy": "MlpPolicy", "eval_episodes": 5}
 
 
@@ -170,8 +172,7 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     notes = []
     if environment.noise is not None and not is_off_policy and not is_chosen:
         notes.append(f"{learner} has no replay buffer: it learns from noise as it was observed; nothing is redrawn.")
-    if not _sets_learning_starts(args, environment):
-        notes += _shorten_warm_up(hyperparameters)
+    notes += _shorten_warm_up(hyperparameters, _sets_learning_starts(args, environment))
     notes += _missed_updates(hyperparameters)
     return Plan(
         algo=args.algo,
@@ -192,9 +193,11 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     )
 
 
-def _shorten_warm_up(hyperparameters: dict[str, Any]) -> list[str]:
-    """Shorten a warm-up that leaves too little of a short run for learning, and say so."""
+def _shorten_warm_up(hyperparameters: dict[str, Any], is_chosen: bool) -> list[str]:
+    """Shorten a warm-up that leaves too little of a short run for learning, unless the user wants it so; say which."""
     steps, given = hyperparameters["n_timesteps"], hyperparameters.get("learning_starts", 0)
+    if is_chosen:
+        return [f"nothing will be learnt: learning_starts is {given}, of {steps} steps."] if given >= steps else []
     longest, settled, part, warning = steps - 1, steps // 10, "a tenth", ""
     if "screening" in hyperparameters:  # the more it sees, the more it finds
         longest = settled = steps // 2
@@ -209,29 +212,27 @@ def _shorten_warm_up(hyperparameters: dict[str, Any]) -> list[str]:
 
 def _missed_updates(hyperparameters: Mapping[str, Any]) -> list[str]:
     """Say that a run ends before its first topology update, or before a method has reached its final sparsity."""
-    from sparse_rl.agents.build import gradient_steps_of, in_gradient_steps, make_method
+    from sparse_rl.agents.build import gradient_steps_of, in_gradient_steps, last_topology_update, make_method
 
     if "method" not in hyperparameters or "episode" in _listed(hyperparameters.get("train_freq")):  # of unknown length
         return []
     method = make_method(in_gradient_steps(hyperparameters))
-    interval, end = getattr(method, "update_interval", None), getattr(method, "end", None)
-    if interval is None:  # it is static
+    # A method of one's own need not have an interval: ask it.
+    first = bisect_left(range(MOST_STEPS), True, key=lambda step: method.updates_between(0, step) > 0)
+    if first == MOST_STEPS or not gradient_steps_of(hyperparameters):
         return []
-    left = 1
-    if method.needs_gradient:  # it waits for the gradient of the actor too
-        after_each = gradient_steps_of(hyperparameters) - gradient_steps_of(hyperparameters, 1)
-        left += -(-hyperparameters.get("policy_delay", 1) // max(1, after_each))
-    last = gradient_steps_of(hyperparameters, left)
-    possible = f"the run can make those up to step {last} only"
-    if method.updates_between(0, last) == 0:
+    last, end = last_topology_update(hyperparameters, method.needs_gradient), getattr(method, "end", None)
+    possible = f"the run can make those up to step {last} only. Give"
+    if last < first:
+        earlier = "a smaller --update-interval" if end is None else "a smaller --update-interval, `begin` or `end`"
         return [
-            f"no topology update will come: updates are {interval} gradient steps apart, and {possible}. Give a "
-            "smaller --update-interval or a larger -n."
+            f"no topology update will come: the first falls due at gradient step {first}, and {possible} {earlier}, or "
+            "a larger -n."
         ]
     if end is not None and last < end:
         return [
-            f"the networks will not get to their final sparsity: the update for it is due at gradient step {end}, and "
-            f"{possible}. Give a smaller `end` of the method, or a larger -n."
+            f"the networks will not get to their final sparsity: the update for it falls due at gradient step {end}, "
+            f"and {possible} a smaller `end`, or a larger -n."
         ]
     return []
 

@@ -149,10 +149,12 @@ def check_log(filename: str, length: int) -> Path:
     :param filename: the file; ``.monitor.csv`` is appended
     :param length: its length at that time, in bytes
     :return: the file
-    :raises StateError: if it is shorter now
+    :raises StateError: if it is shorter now, or gone
     """
     path = Path(f"{filename}.{RunMonitor.EXT}")
-    if not path.exists() or path.stat().st_size < length:
+    if not path.exists():
+        raise StateError(f"{str(path)!r} is missing: it belongs to the run.")
+    if path.stat().st_size < length:
         raise StateError(f"{str(path)!r} is shorter than when the checkpoint was taken: it has been changed.")
     return path
 
