@@ -25,13 +25,15 @@ def run(script: str, out: Path, table: str, *words: str | Path) -> list[dict[str
 
 def test_every_script_starts() -> None:
     """In one process, because they all import the same for some seconds."""
-    scripts = sorted((ROOT / "benchmarks").glob("[a-z]*.py"))
+    folder = ROOT / "benchmarks"
+    scripts = sorted(folder.glob("[a-z]*.py"))
     code = (
         "import contextlib, runpy, sys\n"
         "for sys.argv in ([script, '--help'] for script in sys.argv[1:]):\n"
         "    with contextlib.suppress(SystemExit): runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code, *scripts], cwd=ROOT, capture_output=True, text=True)
+    # With `-c`, modules are looked for where it is called.
+    done = subprocess.run([sys.executable, "-c", code, *scripts], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^usage: (\w+\.py)", done.stdout, re.MULTILINE) == [script.name for script in scripts]
 

@@ -245,7 +245,7 @@ def test_multi_step_targets_go_with_redrawn_noise_and_any_algorithm(tmp_path: Pa
     ("recipe", "message"),
     [
         ({"n_steps": 0}, "n_steps must be a whole number of at least 1, not 0"),
-        ({"n_steps_delay": -5}, r"n_steps_delay must be a gradient step, or a fraction of the run in \(0, 1\), not -5"),
+        ({"n_steps_delay": -5}, r"n_steps_delay must be a gradient step, or a fraction of the run up to 1.0, not -5"),
         ({"n_steps_delay": 1.5}, "n_steps_delay must be a gradient step"),
         ({"dynamic_capacity": 0.2}, "dynamic_capacity must be a mapping"),
         ({"dynamic_capacity": {"treshold": 1}}, "Unknown setting of dynamic_capacity 'treshold'.*'threshold'"),
