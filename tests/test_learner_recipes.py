@@ -2,11 +2,11 @@
 
 import importlib.util
 import inspect
-from argparse import Namespace
 from typing import Any
 
 import pytest
 from gymnasium import spaces
+from plan_cases import settle
 from sb3_contrib import TQC
 from stable_baselines3 import PPO
 
@@ -17,23 +17,15 @@ from sparse_rl.agents.checks import check_recipe
 from sparse_rl.agents.classes import LEARNERS
 from sparse_rl.agents.learners import check_actions, learner_class
 from sparse_rl.agents.recipe import algorithms, learner_of, learners, load_recipe, methods
-from sparse_rl.commands.train_arguments import make_parser
-from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError
 from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.sb3.steps import gradient_steps
-from sparse_rl.training.plan import Plan, make_plan, read_recipe
+from sparse_rl.training.plan import Plan
 from sparse_rl.training.vec_envs import make_vec_env
 
 METHODS = ["anf", "ds", "gmp", "ne", "rigl", "screened", "set", "static"]
 ON_POLICY = ["a2c", "ppo", "trpo"]
 DISCRETE = ["dqn", "qrdqn"]
-
-
-def settle(*words: str) -> Plan:
-    args: Namespace = make_parser().parse_args(words)
-    environment = EnvironmentId.parse(args.env)
-    return make_plan(args, environment, read_recipe(args, environment), learner_defaults(learner_of(args.algo)))
 
 
 def build(plan: Plan) -> Any:

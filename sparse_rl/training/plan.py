@@ -24,7 +24,7 @@ RECIPE_FLAGS = (
 PROTOCOLS = ("redrawn noise", "observed noise", "no noise")
 METHOD_FLAGS = ("drop_fraction", "update_interval")
 MOST_THREADS = 4096
-MOST_STEPS = 2**40  # later than anything that a method may plan
+MOST_STEPS = 2**24  # gradient steps in which a first topology update is looked for
 DEFAULTS: Mapping[str, Any] = {"n_envs": 1, "policy": "MlpPolicy", "eval_episodes": 5}
 
 
@@ -213,17 +213,19 @@ def _shorten_warm_up(hyperparameters: dict[str, Any], is_chosen: bool) -> list[s
 def _missed_updates(hyperparameters: Mapping[str, Any]) -> list[str]:
     """Say that a run ends before its first topology update, or before a method has reached its final sparsity."""
     from sparse_rl.agents.build import gradient_steps_of, in_gradient_steps, last_topology_update, make_method
+    from sparse_rl.topology.schedules import BudgetSchedule
 
     if "method" not in hyperparameters or "episode" in _listed(hyperparameters.get("train_freq")):  # of unknown length
         return []
     method = make_method(in_gradient_steps(hyperparameters))
-    # A method of one's own need not have an interval: ask it.
-    first = bisect_left(range(MOST_STEPS), True, key=lambda step: method.updates_between(0, step) > 0)
-    if first == MOST_STEPS or not gradient_steps_of(hyperparameters):
-        return []
-    last, end = last_topology_update(hyperparameters, method.needs_gradient), getattr(method, "end", None)
+    last = last_topology_update(hyperparameters, method.needs_gradient)
+    end = method.end if isinstance(method, BudgetSchedule) else None
     possible = f"the run can make those up to step {last} only. Give"
-    if last < first:
+    if not method.updates_between(0, last):
+        # A method of one's own need not have an interval: ask it.
+        first = bisect_left(range(MOST_STEPS), True, key=lambda step: method.updates_between(0, step) > 0)
+        if first == MOST_STEPS or not gradient_steps_of(hyperparameters):  # it is static; or nothing is learnt at all
+            return []
         earlier = "a smaller --update-interval" if end is None else "a smaller --update-interval, `begin` or `end`"
         return [
             f"no topology update will come: the first falls due at gradient step {first}, and {possible} {earlier}, or "
