@@ -1,6 +1,7 @@
 """The callbacks of a run: Stable-Baselines3's own wherever they do."""
 
 import gc
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,14 +35,13 @@ class HeartbeatCallback(BaseCallback):
     def __init__(self, total: int, first: float = 30.0, most: float = 600.0) -> None:
         super().__init__()
         self._total, self._wait, self._most = total, first, most
-        self._steps, self._time = 0, 0.0
-
-    def _on_training_start(self) -> None:
-        self._steps, self._time = self.num_timesteps, time.monotonic()
+        self._steps, self._time = 0, math.inf  # the first step sets both: a run that goes on does not begin at 0
 
     def _on_step(self) -> bool:
         seconds = time.monotonic() - self._time
-        if seconds >= self._wait:
+        if seconds < 0:
+            self._steps, self._time = self.num_timesteps, time.monotonic()
+        elif seconds >= self._wait:
             speed = (self.num_timesteps - self._steps) / seconds
             print(f"step {self.num_timesteps:9,} of {self._total:,}: {speed:.1f} steps/s", flush=True)
             self._steps, self._time = self.num_timesteps, time.monotonic()
