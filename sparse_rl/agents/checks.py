@@ -105,6 +105,8 @@ RUN_KEYS: Mapping[str, Check] = {
 }
 # What only sparse networks have.
 SPARSE_KEYS = ("sparsity", "initial_sparsity", "distribution", "layers", "lambdas", "initialisation", "kernel")
+# What says how networks are made: of no use to a run that begins with those of a trained agent.
+NETWORK_KEYS = (*SPARSE_KEYS, "policy_kwargs", "optimizer", "screening")
 _REPLACING: Mapping[str, Check] = {
     "drop_fraction": _FRACTION,
     "update_interval": _COUNT,

@@ -185,11 +185,8 @@ def load_agent(
     :raises OSError: if a file cannot be read
     """
     folder = Path(folder)
-    _check_folder(folder)
+    description = read_description(folder)
     file, where = folder / MODEL, repr(str(folder / CONFIG))
-    with open_regular(folder / CONFIG, MOST_CONFIG_BYTES) as (config, _):
-        given = parse_json(config.read(MOST_CONFIG_BYTES), where)
-    description = Description.from_json(given, where)
     tensors, metadata = load_tensors(file, max_bytes)
     steps = metadata.get("num_timesteps", 0)
     if type(steps) is not int or steps < 0:
@@ -223,6 +220,24 @@ def load_agent(
     model.num_timesteps = steps
     _views[model] = View(normalization, phase)
     return model
+
+
+def read_description(folder: Path | str) -> Description:
+    """
+    Read what an agent is, which may be a stranger's, without its tensors.
+
+    :param folder: what :func:`save_agent` wrote to
+    :return: the description, checked
+    :raises StorageError: if it is damaged or lies
+    :raises FileNotFoundError: if there is no such folder, or it does not hold an agent
+    :raises OSError: if it cannot be read
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    where = repr(str(folder / CONFIG))
+    with open_regular(folder / CONFIG, MOST_CONFIG_BYTES) as (config, _):
+        given = parse_json(config.read(MOST_CONFIG_BYTES), where)
+    return Description.from_json(given, where)
 
 
 def load_normalization(folder: Path | str, max_bytes: int = 2**30) -> Normalization | None:

@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: the parser
     """
     add_plan_arguments(parser)
+    _add_beginning(parser)
     _add_output(parser)
     _add_checkpoints(parser)
 
@@ -93,6 +94,15 @@ def _add_basics(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seed", type=whole, default=-1, metavar="N", help="same seed, same run; -1: a random seed (-1)"
     )
+
+
+def _add_beginning(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where to begin")
+    group.add_argument(
+        "-i", "--trained-agent", type=Path, metavar="FOLDER",
+        help="a run or an agent whose networks are trained further, in a run of its own, with a new replay buffer; "
+        "everything but the networks is the recipe's (new networks)",
+    )  # fmt: skip
 
 
 def _add_sparsity(parser: argparse.ArgumentParser) -> None:

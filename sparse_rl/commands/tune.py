@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-o", "--out", type=Path, metavar="DIR", help="the study's folder (tuning/<algo>/<env>)")
     add_plan_arguments(parser)
     # Of these the parser of train.py has other defaults; help shows what holds here.
-    parser.set_defaults(n_timesteps=_TIMESTEPS, seed=0, num_threads=1, save_freq=-1, log_interval=4)
+    parser.set_defaults(n_timesteps=_TIMESTEPS, seed=0, num_threads=1, save_freq=-1, log_interval=4, trained_agent=None)
     helps = {
         "seed": "seed of all trials and of the search: same seed, same study (%(default)s)",
         "n_timesteps": "environment steps of a trial (%(default)s)",

@@ -172,6 +172,8 @@ def _read(file: Path) -> bytes:
 def _without_private(config: Mapping[str, Any], public_command: Callable[[str], str]) -> dict[str, Any]:
     """Leave out where somebody's files lie, and on which machine."""
     result = {key: value for key, value in config.items() if key not in _PRIVATE_KEYS}
+    if "trained_agent" in result:
+        result["trained_agent"] = Path(str(result["trained_agent"])).name
     if "resumed" in result:
         records = result["resumed"] if isinstance(result["resumed"], list) else []
         result["resumed"] = [_public_record(record) for record in records if isinstance(record, dict)]

@@ -1,6 +1,7 @@
 """A run that there is already: what it was to do, and whether it may go on."""
 
 import argparse
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -74,7 +75,8 @@ def check_unfinished(folder: Path) -> None:
         _tidy(folder)
         raise InputError(
             f"The run in {str(folder)!r} is finished: it has taken all of its {summary['steps']:,} steps. For a longer "
-            "one, start another run with a larger -n."
+            f"one, start another run with a larger -n; to train its agent further, in a run of its own, give "
+            f"--trained-agent {shlex.quote(str(folder))}."
         )
     if not (folder / CHECKPOINTS).is_dir():
         raise InputError(f"The run in {str(folder)!r} has no checkpoints, so it cannot be continued.")

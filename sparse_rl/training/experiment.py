@@ -30,6 +30,7 @@ from sparse_rl.agents.description import Description
 from sparse_rl.agents.learners import check_actions
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.agents.replay.memory import available_memory
+from sparse_rl.agents.saved import view_of
 from sparse_rl.caching import explaining_delays
 from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.envs import NonFiniteObservationError, has_time_limit
@@ -47,7 +48,7 @@ from sparse_rl.training.callbacks import (
 from sparse_rl.training.connectivity import ConnectivityCallback
 from sparse_rl.training.film import FilmCallback
 from sparse_rl.training.guard import GuardCallback, TrainingEnded, first_not_finite
-from sparse_rl.training.making import check_methods, learning_callbacks
+from sparse_rl.training.making import check_methods, learning_callbacks, pretrained_folder
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan
 from sparse_rl.training.resuming import NotResumedError, ResumeCallback
@@ -102,7 +103,12 @@ class Experiment:
                 )
             if "buffer_size" in self.hyperparameters:
                 self._announce_replay()
-            self.model: BaseAlgorithm = make_model(learner, self.hyperparameters, self.env, plan.seed, plan.device)
+            pretrained = pretrained_folder(plan)
+            self.model: BaseAlgorithm = make_model(
+                learner, self.hyperparameters, self.env, plan.seed, plan.device, pretrained
+            )
+            if pretrained is not None:
+                self._announce_networks(pretrained)
             Description.of(self.model).to_json()  # or the trained agent could not be saved
             check_methods(self.model, self.learning_callbacks, plan.algo)
             if self.hyperparameters["eval_freq"] > 0:
@@ -128,6 +134,17 @@ class Experiment:
         footprint = replay_footprint(self.hyperparameters, self.env)
         footprint.check(self.hyperparameters["n_timesteps"], available_memory())
         print(footprint.describe(self.plan.env, self.env.has_attr("noise_seed")), flush=True)
+
+    def _announce_networks(self, pretrained: Path) -> None:
+        """Say where the networks come from, and if they know the features in another order than they have here."""
+        print(f"the networks are those of {str(pretrained)!r}", flush=True)
+        phase = view_of(self.model).phase
+        if phase and phase != phase_of(self.env):
+            print(
+                f"Note: that agent knows the features in the order of phase {phase}, and here they begin in another: "
+                "to it, that is a shift.",
+                flush=True,
+            )
 
     def close(self) -> None:
         """Close the environments, unless they are; one whose process has died is closed already."""

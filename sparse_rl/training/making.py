@@ -3,6 +3,7 @@
 import warnings
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -16,7 +17,8 @@ from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
-from sparse_rl.training.plan import base_name, change_recipe, make_plan
+from sparse_rl.training.finding import find_agent
+from sparse_rl.training.plan import Plan, base_name, change_recipe, make_plan
 from sparse_rl.training.vec_envs import make_vec_env
 
 
@@ -34,6 +36,7 @@ def make_agent(
     variant: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     device: str = "auto",
+    trained_agent: str | Path | None = None,
     **hyperparameters: Any,
 ) -> MadeAgent:
     """
@@ -50,6 +53,7 @@ def make_agent(
     :param variant: variant of the recipe, for example ``"paper"``
     :param env_kwargs: arguments of the environment
     :param device: where the networks live, for example ``"cpu"``
+    :param trained_agent: the folder of a run or of an agent, whose networks it begins with; ``None`` for new ones
     :param hyperparameters: changes to the recipe, as after ``-params``: ``learning_rate=1e-3``,
         ``method={"update_interval": 500}``. ``n_timesteps`` is the length of a run, of which the times of some methods
         are fractions; give it if ``learn`` will take another number of steps than the recipe has
@@ -63,6 +67,7 @@ def make_agent(
         algo=algo, env=env, seed=-1 if seed is None else seed, variant=variant, conf_file=None, env_kwargs=[],
         hyperparams=[f"{key}:0" for key in hyperparameters], vec_env="dummy", n_eval_envs=1, save_freq=-1,
         log_interval=4, device=device, num_threads=-1,
+        trained_agent=None if trained_agent is None else Path(trained_agent),
     )  # fmt: skip
     plan = make_plan(words, environment, recipe, learner_defaults(learner_of(algo)))
     for note in plan.notes:
@@ -72,12 +77,27 @@ def make_agent(
     try:
         check_actions(learner, vec_env.action_space, env)
         callbacks = learning_callbacks(settled)
-        model = make_model(learner, settled, vec_env, plan.seed, device)
+        model = make_model(learner, settled, vec_env, plan.seed, device, pretrained_folder(plan))
         check_methods(model, callbacks, algo)
     except BaseException:
         vec_env.close()
         raise
     return MadeAgent(model, callbacks)
+
+
+def pretrained_folder(plan: Plan) -> Path | None:
+    """
+    Find the agent whose networks a run begins with.
+
+    :param plan: the plan of the run
+    :return: the agent's folder; ``None`` for new networks
+    :raises ValueError: if there is no such agent
+    """
+    if plan.trained_agent is None:
+        return None
+    found = find_agent(plan.trained_agent)
+    found.check()
+    return found.agent
 
 
 def learning_callbacks(hyperparameters: Mapping[str, Any], verbose: int = 0) -> list[BaseCallback]:

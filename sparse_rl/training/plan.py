@@ -5,9 +5,10 @@ from argparse import Namespace
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sparse_rl.agents.checks import SPARSE_KEYS, check_recipe
+from sparse_rl.agents.checks import NETWORK_KEYS, SPARSE_KEYS, check_recipe
 from sparse_rl.agents.recipe import Recipe, learner_of, load_recipe, override, parse_assignments
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError, Number
@@ -45,6 +46,7 @@ class Plan:
     :param log_interval: episodes between two lines of the logs
     :param device: where the networks live
     :param num_threads: threads of PyTorch; 0 or less for its own choice
+    :param trained_agent: a saved agent whose networks the run begins with; ``None`` for new ones
     :param notes: what was settled otherwise than one might expect, in sentences
     """
 
@@ -60,6 +62,7 @@ class Plan:
     log_interval: int = 4
     device: str = "auto"
     num_threads: int = -1
+    trained_agent: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -145,6 +148,8 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     """
     is_off_policy = "buffer_size" in learner_defaults
     learner = learner_of(args.algo)
+    if args.trained_agent is not None:
+        recipe = _without_networks(recipe, load_recipe(args.algo, base_name(environment), args.variant))
     if recipe.get("screening") is not None and not is_off_policy:
         raise InputError(
             f"Screening looks at the random warm-up in a replay buffer, and {learner} has neither: choose another "
@@ -189,8 +194,25 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
         log_interval=int(Number(1, whole=True)("log_interval", args.log_interval)),
         device=args.device,
         num_threads=int(Number(high=MOST_THREADS, whole=True)("num_threads", args.num_threads)),
+        trained_agent=None if args.trained_agent is None else _lasting(args.trained_agent),
         notes=tuple(notes),
     )
+
+
+def _without_networks(recipe: Recipe, ours: Recipe) -> Recipe:
+    """Leave out what a recipe says of networks, which are a trained agent's, unless it is the user who says it."""
+    for key in NETWORK_KEYS:
+        if recipe.get(key) != ours.get(key):
+            raise InputError(
+                f"With --trained-agent the networks are those of that agent, so {key!r} would have no effect: leave it "
+                "out."
+            )
+    return {key: value for key, value in recipe.items() if key not in NETWORK_KEYS}
+
+
+def _lasting(where: Path) -> str:
+    """Name an agent so that it is found from any folder."""
+    return str(where.absolute() if where.exists() else where)
 
 
 def _shorten_warm_up(hyperparameters: dict[str, Any], is_chosen: bool) -> list[str]:
