@@ -138,11 +138,15 @@ def test_dense_networks_have_nothing_to_rewire(tmp_path: Path) -> None:
 
 def test_screened_inputs_stay_as_they_were_chosen(tmp_path: Path) -> None:
     folder = run(f"--algo screened-sac {FIRST} learning_starts:60 -n 90", tmp_path / "a")
+    summary = yaml.safe_load((folder / "summary.yml").read_text())
     layers = sparse_layers(load_agent(agent_of(folder)).policy).values()
+    read = set((next(iter(layers)).topology.positions % 15).tolist())
+    assert 0 < len(read) <= summary["features_chosen"] < 15
     again = run(f"--algo screened-sac {SHORT} -i {folder}", tmp_path / "b")
     after = sparse_layers(load_agent(agent_of(again)).policy).values()
     assert all(th.equal(a.topology.positions, b.topology.positions) for a, b in zip(layers, after, strict=True))
     assert "screening" not in yaml.safe_load((again / "config.yml").read_text())["hyperparameters"]
+    assert "features_chosen" not in yaml.safe_load((again / "summary.yml").read_text())
 
 
 def test_a_pruned_agent_keeps_its_weights(tmp_path: Path) -> None:

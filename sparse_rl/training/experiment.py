@@ -35,6 +35,7 @@ from sparse_rl.caching import explaining_delays
 from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.envs import NonFiniteObservationError, has_time_limit
 from sparse_rl.metrics import learning_curve_area
+from sparse_rl.sb3 import ScreeningCallback
 from sparse_rl.training.callbacks import (
     AgentsCallback,
     CurvesPageCallback,
@@ -330,6 +331,9 @@ class Experiment:
         if returns:
             area = learning_curve_area(returns, steps)
             learnt |= {"last_return": returns[-1], "best_return": max(returns), "learning_curve_area": area}
+        for callback in self.learning_callbacks:
+            if isinstance(callback, ScreeningCallback) and callback.evidence is not None:
+                learnt["features_chosen"] = int(callback.evidence.chosen.sum())
         return {**learnt, **self.metrics.summary(self.model)}
 
     def _comparable(self) -> dict[str, bool | str | float]:
