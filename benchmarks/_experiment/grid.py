@@ -22,7 +22,7 @@ SECTIONS = ("options", "grid")
 OF_THE_RUNNER = {"help", "log_folder", "resume", "tensorboard_log", "progress", "verbose"}  # not for a grid
 COLUMNS_OF_THEIR_OWN = {"algo", "env", "replay", "seed"}  # in the table of results
 # What decides a run, apart from names and threads; ``hyperparameters`` includes steps and evaluations.
-SETTINGS = ("algo", "env", "seed", "hyperparameters", "env_kwargs", "n_eval_envs", "device")
+SETTINGS = ("algo", "env", "seed", "hyperparameters", "env_kwargs", "n_eval_envs", "device", "trained_agent")
 
 
 @dataclass(frozen=True)

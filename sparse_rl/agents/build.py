@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from sparse_rl.agents.checks import METHODS, MOMENTS, RUN_KEYS, SPARSE_KEYS
 from sparse_rl.agents.classes import POLICY_CLASSES, parameters_of, settings_of
 from sparse_rl.agents.learner import FastLearner
 from sparse_rl.agents.learners import dense_policy, learner_class
-from sparse_rl.agents.pretrained import load_pretrained
 from sparse_rl.agents.replay.buffers import ObservedReplayBuffer, RedrawnReplayBuffer, obstacle
 from sparse_rl.agents.replay.callbacks import DynamicCapacityCallback, MultiStepCallback
 from sparse_rl.agents.replay.dynamic import (
@@ -163,58 +161,25 @@ def last_topology_update(hyperparameters: Mapping[str, Any], needs_gradient: boo
 
 
 def make_model(
-    learner: str,
-    hyperparameters: Mapping[str, Any],
-    vec_env: VecEnv,
-    seed: int,
-    device: str,
-    pretrained: Path | None = None,
+    learner: str, hyperparameters: Mapping[str, Any], vec_env: VecEnv, seed: int, device: str
 ) -> BaseAlgorithm:
     """
-    Make an agent that is ready to be trained.
+    Make an untrained agent.
 
     :param learner: its name, for example ``"sac"``
     :param hyperparameters: a complete recipe, checked already
     :param vec_env: the environment in which it will learn
     :param seed: the seed of everything that is drawn
     :param device: where the networks live, for example ``"cpu"`` or ``"auto"``
-    :param pretrained: the folder of a saved agent whose networks it begins with, see
-        :mod:`sparse_rl.agents.pretrained`; ``None`` for new ones
     :return: the agent
     :raises ValueError: if some hyperparameters do not fit together, or not to the environment
     """
-    arguments = {"seed": seed, **_arguments(learner, hyperparameters, vec_env, seed)}
-    try:
-        th.empty(1, device="cpu" if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
-        raise InputError(f"There is no device {device!r} here; give cpu or auto.") from error
-    with _explained(), warnings.catch_warnings():
-        # It looks at the buffer's size, not at what a run will fill; see `Footprint.check`.
-        warnings.filterwarnings("ignore", "This system does not have apparently enough memory")
-        if pretrained is not None:
-            # What the recipe leaves open has the learner's default, not what the saved agent had.
-            arguments = {**learner_defaults(learner), **arguments}
-            del arguments["policy_kwargs"]
-            return load_pretrained(pretrained, learner, vec_env, device, "method" in hyperparameters, arguments)
-        policy, policy_kwargs = _policy_of(learner, hyperparameters)
-        model = learner_class(learner)(policy, vec_env, device=device, policy_kwargs=policy_kwargs, **arguments)
-    given = (hyperparameters.get("policy_kwargs") or {}).get("optimizer_kwargs") or {}
-    for key, value in given.items():
-        if model.policy.optimizer_kwargs.get(key) != value:
-            raise InputError(
-                f"{learner} sets the arguments of its own optimizer, so {key!r} in optimizer_kwargs would have no "
-                "effect: choose an 'optimizer_class' in policy_kwargs too, for example Adam."
-            )
-    return model
-
-
-def _arguments(learner: str, hyperparameters: Mapping[str, Any], vec_env: VecEnv, seed: int) -> dict[str, Any]:
-    """Give the learner's own arguments, besides those that say what its networks are."""
     algorithm = learner_class(learner)
-    left_out = {*RUN_KEYS, "policy_kwargs"}
-    arguments = {key: value for key, value in hyperparameters.items() if key not in left_out}
+    policy, policy_kwargs = _policy_of(learner, hyperparameters)
+    arguments = {key: value for key, value in hyperparameters.items() if key not in RUN_KEYS}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
+    arguments["policy_kwargs"] = policy_kwargs
     if "noise_type" in hyperparameters:
         if "action_noise" not in parameters_of(algorithm):
             raise InputError(f"{learner} explores without noise on its actions: leave out 'noise_type'.")
@@ -224,7 +189,22 @@ def _arguments(learner: str, hyperparameters: Mapping[str, Any], vec_env: VecEnv
         arguments |= {"replay_buffer_class": buffer_class, "replay_buffer_kwargs": buffer_kwargs}
         if "n_steps" in arguments:
             arguments["n_steps"] = 1  # the buffer knows it; Stable-Baselines3 would warn that it is ignored
-    return arguments
+    try:
+        th.empty(1, device="cpu" if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+        raise InputError(f"There is no device {device!r} here; give cpu or auto.") from error
+    with _explained(), warnings.catch_warnings():
+        # It looks at the buffer's size, not at what a run will fill; see `Footprint.check`.
+        warnings.filterwarnings("ignore", "This system does not have apparently enough memory")
+        model = algorithm(policy, vec_env, seed=seed, device=device, **arguments)
+    given = (hyperparameters.get("policy_kwargs") or {}).get("optimizer_kwargs") or {}
+    for key, value in given.items():
+        if model.policy.optimizer_kwargs.get(key) != value:
+            raise InputError(
+                f"{learner} sets the arguments of its own optimizer, so {key!r} in optimizer_kwargs would have no "
+                "effect: choose an 'optimizer_class' in policy_kwargs too, for example Adam."
+            )
+    return model
 
 
 def choose_replay(

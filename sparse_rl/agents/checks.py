@@ -105,8 +105,10 @@ RUN_KEYS: Mapping[str, Check] = {
 }
 # What only sparse networks have.
 SPARSE_KEYS = ("sparsity", "initial_sparsity", "distribution", "layers", "lambdas", "initialisation", "kernel")
-# What says how networks are made: of no use to a run that begins with those of a trained agent.
-NETWORK_KEYS = (*SPARSE_KEYS, "policy_kwargs", "optimizer", "screening")
+# How networks are made and see observations: those of a trained agent are as they are. (Which kernel computes them is
+# free, and so is the optimizer, though policies take it as their argument.)
+NETWORK_KEYS = (*(key for key in SPARSE_KEYS if key != "kernel"), "policy_kwargs", "use_sde", "normalize")
+OPTIMIZER_KEYS = ("optimizer_class", "optimizer_kwargs")
 _REPLACING: Mapping[str, Check] = {
     "drop_fraction": _FRACTION,
     "update_interval": _COUNT,
@@ -123,6 +125,8 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Check]]] = {
     "gmp": ("GradualPruning", _RESIZING),
     "ne": ("NeuroplasticExpansion", {**_RESIZING, "prune_ratio": Number(0, 1, below=True)}),
 }
+#: Those that change the number of active weights.
+RESIZING_METHODS = tuple(name for name, (_, settings) in METHODS.items() if "end" in settings)
 #: Settings that are times in a run; below 1, or as 1.0, they are fractions of all its gradient steps.
 MOMENTS = ("stop", "begin", "end")
 # Settings besides those that all share: the learner's `learning_rate`, and `optimizer_kwargs` below `policy_kwargs`.

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from torch import Tensor
 
 from sparse_rl.agents.acting import is_acting_only, tensors_to_act
 from sparse_rl.agents.description import Description
@@ -161,6 +162,66 @@ def _remove_former(folder: Path) -> None:
         (folder / FORMER).rmdir()
 
 
+@dataclass(frozen=True)
+class SavedAgent:
+    """
+    What a saved agent's files say; nothing is built from it yet.
+
+    :param folder: where they are
+    :param description: what it is, checked
+    :param policy: the state of its policy; whether it fits the description is not checked
+    :param variables: what else it has learnt, by name
+    :param normalization: the statistics by which observations are normalized; ``None`` if they are not
+    :param phase: see :class:`View`
+    :param num_timesteps: environment steps that it has learnt for
+    """
+
+    folder: Path
+    description: Description
+    policy: Mapping[str, Tensor]
+    variables: Mapping[str, Tensor]
+    normalization: Normalization | None
+    phase: int | None
+    num_timesteps: int
+
+
+def read_agent(folder: Path | str, max_bytes: int = 2**30) -> SavedAgent:
+    """
+    Read an agent's files, which may be a stranger's, without building it.
+
+    :param folder: what :func:`save_agent` wrote to
+    :param max_bytes: how large the file of tensors may be
+    :return: what they say
+    :raises StorageError: if a file is damaged or lies
+    :raises FileNotFoundError: if there is no such folder, or it does not hold an agent
+    :raises OSError: if a file cannot be read
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    file, where = folder / MODEL, repr(str(folder / CONFIG))
+    with open_regular(folder / CONFIG, MOST_CONFIG_BYTES) as (config, _):
+        given = parse_json(config.read(MOST_CONFIG_BYTES), where)
+    description = Description.from_json(given, where)
+    tensors, metadata = load_tensors(file, max_bytes)
+    steps = metadata.get("num_timesteps", 0)
+    if type(steps) is not int or steps < 0:
+        raise StorageError(f"num_timesteps in {str(file)!r} must be a whole number, not {str(steps)[:80]!r}.")
+    phase = metadata.get(_PHASE)
+    if phase is not None and (type(phase) is not int or phase < 0):
+        raise StorageError(f"{_PHASE} in {str(file)!r} must be a whole number of at least 0, not {str(phase)[:80]!r}.")
+    normalization = Normalization.read(tensors, metadata, repr(str(file)))
+    if normalization is not None and "obs_mean" in normalization.statistics:
+        shape = normalization.statistics["obs_mean"].shape
+        if shape != description.observation_space.shape:
+            raise StorageError(
+                f"The statistics in {str(file)!r} are of observations of shape {shape}, but the agent's have "
+                f"{description.observation_space.shape}."
+            )
+    policy = {name.removeprefix(_POLICY): each for name, each in tensors.items() if name.startswith(_POLICY)}
+    variables = {name: each for name, each in tensors.items() if not name.startswith((_POLICY, PREFIX))}
+    return SavedAgent(folder, description, policy, variables, normalization, phase, steps)
+
+
 def load_agent(
     folder: Path | str, env: GymEnv | None = None, device: str = "cpu", max_bytes: int = 2**30, **changes: Any
 ) -> BaseAlgorithm:
@@ -184,24 +245,8 @@ def load_agent(
     :raises FileNotFoundError: if there is no such folder, or it does not hold an agent
     :raises OSError: if a file cannot be read
     """
-    folder = Path(folder)
-    description = read_description(folder)
-    file, where = folder / MODEL, repr(str(folder / CONFIG))
-    tensors, metadata = load_tensors(file, max_bytes)
-    steps = metadata.get("num_timesteps", 0)
-    if type(steps) is not int or steps < 0:
-        raise StorageError(f"num_timesteps in {str(file)!r} must be a whole number, not {str(steps)[:80]!r}.")
-    phase = metadata.get(_PHASE)
-    if phase is not None and (type(phase) is not int or phase < 0):
-        raise StorageError(f"{_PHASE} in {str(file)!r} must be a whole number of at least 0, not {str(phase)[:80]!r}.")
-    normalization = Normalization.read(tensors, metadata, repr(str(file)))
-    if normalization is not None and "obs_mean" in normalization.statistics:
-        shape = normalization.statistics["obs_mean"].shape
-        if shape != description.observation_space.shape:
-            raise StorageError(
-                f"The statistics in {str(file)!r} are of observations of shape {shape}, but the agent's have "
-                f"{description.observation_space.shape}."
-            )
+    saved = read_agent(folder, max_bytes)
+    normalization = saved.normalization
     if env is not None and normalization is not None:
         env = BaseAlgorithm._wrap_env(env)
         normalized = unwrap_vec_normalize(env)
@@ -213,31 +258,11 @@ def load_agent(
                 "environment without VecNormalize, or the right statistics, load_normalization(folder).put_into(env).",
                 stacklevel=2,
             )
-    model = description.build(env, device, where, **changes)
-    policy = {name.removeprefix(_POLICY): each for name, each in tensors.items() if name.startswith(_POLICY)}
-    rest = {name: each for name, each in tensors.items() if not name.startswith((_POLICY, PREFIX))}
-    fill(model, policy, rest, repr(str(file)))
-    model.num_timesteps = steps
-    _views[model] = View(normalization, phase)
+    model = saved.description.build(env, device, repr(str(saved.folder / CONFIG)), **changes)
+    fill(model, saved.policy, saved.variables, repr(str(saved.folder / MODEL)))
+    model.num_timesteps = saved.num_timesteps
+    _views[model] = View(normalization, saved.phase)
     return model
-
-
-def read_description(folder: Path | str) -> Description:
-    """
-    Read what an agent is, which may be a stranger's, without its tensors.
-
-    :param folder: what :func:`save_agent` wrote to
-    :return: the description, checked
-    :raises StorageError: if it is damaged or lies
-    :raises FileNotFoundError: if there is no such folder, or it does not hold an agent
-    :raises OSError: if it cannot be read
-    """
-    folder = Path(folder)
-    _check_folder(folder)
-    where = repr(str(folder / CONFIG))
-    with open_regular(folder / CONFIG, MOST_CONFIG_BYTES) as (config, _):
-        given = parse_json(config.read(MOST_CONFIG_BYTES), where)
-    return Description.from_json(given, where)
 
 
 def load_normalization(folder: Path | str, max_bytes: int = 2**30) -> Normalization | None:

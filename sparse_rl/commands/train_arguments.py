@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """
-    Add the arguments that say what is trained, and how: those that :func:`read_plan` reads.
+    Add the arguments that say what is trained, and how: those that :func:`read_plan` reads, but for where to begin.
 
     :param parser: the parser, of this command or of another that trains
     """
@@ -100,8 +100,8 @@ def _add_beginning(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where to begin")
     group.add_argument(
         "-i", "--trained-agent", type=Path, metavar="FOLDER",
-        help="a run or an agent whose networks are trained further, in a run of its own, with a new replay buffer; "
-        "everything but the networks is the recipe's (new networks)",
+        help="a run or an agent whose networks are trained further, in a run of its own and by this recipe, with a new "
+        "replay buffer (new networks)",
     )  # fmt: skip
 
 

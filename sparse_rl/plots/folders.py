@@ -134,6 +134,8 @@ def _ours(folder: Path, config: Mapping[str, Any]) -> FoundRun:
     n_envs = int(Number(1, _MOST_ENVS, whole=True)("n_envs in its config.yml", hyperparameters.get("n_envs", 1)))
     replay = Choice(("observed", "redrawn"))("replay in its config.yml", hyperparameters.get("replay", "observed"))
     settings = dict(flatten({**hyperparameters, "env_kwargs": config.get("env_kwargs") or {}}))
+    if "trained_agent_steps" in config:  # not comparable with a run that began with new networks
+        settings["trained_agent_steps"] = config["trained_agent_steps"]
     if len(str(settings)) > _MOST_SETTINGS:
         raise InputError(f"the hyperparameters in its config.yml have more than {_MOST_SETTINGS:,} letters.")
     for key in _OF_LOOKING:

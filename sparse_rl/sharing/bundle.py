@@ -57,7 +57,7 @@ class Bundle:
     :param algorithm: name of its algorithm; ``None`` if nobody knows
     :param trained_in: id of the environment in which it was trained; ``None`` if nobody knows
     :param noise: protocol of the noise that it was trained with; ``None`` if nobody knows
-    :param num_timesteps: environment steps that the agent has learnt for
+    :param num_timesteps: environment steps that the agent has learnt for, in its own run
     :param evaluated_in: id of the environment in which it was evaluated; ``None`` if it was not
     :param returns: of the episodes there; none if it was not evaluated
     :param seed: of these episodes

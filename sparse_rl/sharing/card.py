@@ -32,7 +32,8 @@ def model_card(bundle: Bundle, repository: str) -> str:
         parts.append(f"![How many connections real and noise features have]({PICTURE})")
     parts.append(_usage(bundle, repository))
     if settings.get("command"):
-        parts.append(f"## Train it again\n\n```sh\n{settings['command']}\n```")
+        needed = "\n\nThis takes the agent that it began with." * ("trained_agent" in settings)
+        parts.append(f"## Train it again\n\n```sh\n{settings['command']}\n```{needed}")
     if isinstance(versions := settings.get("versions"), dict):
         known = ", ".join(f"{package} {versions[package]}" for package in _VERSIONS if package in versions)
         commit = f"; commit `{settings['commit']}`" if settings.get("commit") else ""
@@ -72,7 +73,9 @@ def _table(bundle: Bundle) -> str:
         returns = bundle.returns
         what = f"{returns.mean():.1f} +/- {returns.std():.1f} over {len(returns)} episodes, seed {bundle.seed}"
         rows.append((f"return in `{bundle.evaluated_in}` (mean +/- standard deviation, without exploration)", what))
-    rows.append(("environment steps", f"{bundle.num_timesteps:,}"))
+    before = (bundle.settings or {}).get("trained_agent_steps")
+    more = f", after the {before:,} of the agent whose networks it began with" if isinstance(before, int) else ""
+    rows.append(("environment steps", f"{bundle.num_timesteps:,}{more}"))
     known = (("algorithm", bundle.algorithm), ("trained in", bundle.trained_in), ("trained with", bundle.noise))
     rows += [(name, what if name == "trained with" else f"`{what}`") for name, what in known if what]
     if bundle.settings is not None:

@@ -1,7 +1,6 @@
 """The callbacks of a run: Stable-Baselines3's own wherever they do."""
 
 import gc
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,16 +34,17 @@ class HeartbeatCallback(BaseCallback):
     def __init__(self, total: int, first: float = 30.0, most: float = 600.0) -> None:
         super().__init__()
         self._total, self._wait, self._most = total, first, most
-        self._steps, self._time = 0, math.inf  # the first step sets both: a run that goes on does not begin at 0
+        self._steps = 0
+        self._time: float | None = None  # the first step sets both: a run that goes on does not begin at 0
 
     def _on_step(self) -> bool:
-        seconds = time.monotonic() - self._time
-        if seconds < 0:
-            self._steps, self._time = self.num_timesteps, time.monotonic()
-        elif seconds >= self._wait:
-            speed = (self.num_timesteps - self._steps) / seconds
+        now = time.monotonic()
+        if self._time is None:
+            self._steps, self._time = self.num_timesteps, now
+        elif now - self._time >= self._wait:
+            speed = (self.num_timesteps - self._steps) / (now - self._time)
             print(f"step {self.num_timesteps:9,} of {self._total:,}: {speed:.1f} steps/s", flush=True)
-            self._steps, self._time = self.num_timesteps, time.monotonic()
+            self._steps, self._time = self.num_timesteps, now
             self._wait = min(2 * self._wait, self._most)
         return True
 

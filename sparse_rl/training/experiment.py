@@ -30,7 +30,6 @@ from sparse_rl.agents.description import Description
 from sparse_rl.agents.learners import check_actions
 from sparse_rl.agents.recipe import learner_of
 from sparse_rl.agents.replay.memory import available_memory
-from sparse_rl.agents.saved import view_of
 from sparse_rl.caching import explaining_delays
 from sparse_rl.checkpoints import CheckpointFolder
 from sparse_rl.envs import NonFiniteObservationError, has_time_limit
@@ -49,7 +48,7 @@ from sparse_rl.training.callbacks import (
 from sparse_rl.training.connectivity import ConnectivityCallback
 from sparse_rl.training.film import FilmCallback
 from sparse_rl.training.guard import GuardCallback, TrainingEnded, first_not_finite
-from sparse_rl.training.making import check_methods, learning_callbacks, pretrained_folder
+from sparse_rl.training.making import begin, check_methods, learning_callbacks
 from sparse_rl.training.metrics import MetricsCallback
 from sparse_rl.training.plan import CHECKPOINT_FREQUENCY, Plan
 from sparse_rl.training.resuming import NotResumedError, ResumeCallback
@@ -74,10 +73,11 @@ class Experiment:
 
     :param plan: what to do
     :param report: told of each evaluation; see :class:`~sparse_rl.training.callbacks.ReportCallback`
+    :param is_continued: whether there is a checkpoint from which the run goes on
     :raises ValueError: if the plan cannot be carried out; the message is for the user
     """
 
-    def __init__(self, plan: Plan, report: Report | None = None) -> None:
+    def __init__(self, plan: Plan, report: Report | None = None, is_continued: bool = False) -> None:
         self.plan = plan
         self.report = report
         self.hyperparameters = plan.hyperparameters
@@ -104,12 +104,9 @@ class Experiment:
                 )
             if "buffer_size" in self.hyperparameters:
                 self._announce_replay()
-            pretrained = pretrained_folder(plan)
-            self.model: BaseAlgorithm = make_model(
-                learner, self.hyperparameters, self.env, plan.seed, plan.device, pretrained
-            )
-            if pretrained is not None:
-                self._announce_networks(pretrained)
+            self.model: BaseAlgorithm = make_model(learner, self.hyperparameters, self.env, plan.seed, plan.device)
+            if not is_continued:
+                self._begin()
             Description.of(self.model).to_json()  # or the trained agent could not be saved
             check_methods(self.model, self.learning_callbacks, plan.algo)
             if self.hyperparameters["eval_freq"] > 0:
@@ -136,16 +133,14 @@ class Experiment:
         footprint.check(self.hyperparameters["n_timesteps"], available_memory())
         print(footprint.describe(self.plan.env, self.env.has_attr("noise_seed")), flush=True)
 
-    def _announce_networks(self, pretrained: Path) -> None:
-        """Say where the networks come from, and if they know the features in another order than they have here."""
-        print(f"the networks are those of {str(pretrained)!r}", flush=True)
-        phase = view_of(self.model).phase
-        if phase and phase != phase_of(self.env):
-            print(
-                f"Note: that agent knows the features in the order of phase {phase}, and here they begin in another: "
-                "to it, that is a shift.",
-                flush=True,
-            )
+    def _begin(self) -> None:
+        """Begin with the networks of a trained agent, if the plan says so."""
+        note, plan = begin(self.plan, self.model), self.plan
+        if plan.trained_agent is not None:
+            steps = f"after {plan.trained_agent_steps:,} steps"
+            print(f"begins with the networks of {plan.trained_agent!r}, {steps}", flush=True)
+        if note is not None:
+            print(f"Note: {note}", flush=True)
 
     def close(self) -> None:
         """Close the environments, unless they are; one whose process has died is closed already."""
@@ -340,6 +335,7 @@ class Experiment:
         """Give what runs can be compared by: plain values, with those of the method and the optimizer one level up."""
         plan = self.plan
         values = {"algo": plan.algo, "env": plan.env, "seed": plan.seed, **self.hyperparameters}
+        values["trained_agent_steps"] = plan.trained_agent_steps
         for key, default in (("method", "dense"), ("optimizer", "adam")):
             settings = dict(self.hyperparameters.get(key, {"name": default}))
             values |= {key: settings.pop("name"), **settings}

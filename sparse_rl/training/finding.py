@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_rl.agents.saved import MODEL
+from sparse_rl.agents.saved import MODEL, SavedAgent, read_agent
 from sparse_rl.agents.zoo import CARD, find, read_card, zoo
 from sparse_rl.inputs import InputError, counted
 from sparse_rl.training.existing import read_config
@@ -96,6 +96,20 @@ def find_agent(where: str, best: bool = False) -> FoundAgent:
     names = _file_names(config).items()
     which_ = next((which for which, name in names if agent_folder(run / name).name == folder.name), None)
     return FoundAgent(folder, run, config, which=which_)
+
+
+def read_found(where: str) -> SavedAgent:
+    """
+    Find a trained agent, and read it.
+
+    :param where: see :func:`find_agent`; of a run the last agent is meant
+    :return: what its files say
+    :raises ValueError: if there is none, or a file is damaged
+    :raises OSError: if a file cannot be read
+    """
+    found = find_agent(where)
+    found.check()
+    return read_agent(found.agent)
 
 
 def _text(value: object) -> str | None:

@@ -12,18 +12,19 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sparse_rl.agents.build import in_gradient_steps, learner_defaults, make_method, make_model, replay_callbacks
 from sparse_rl.agents.learners import check_actions
-from sparse_rl.agents.recipe import learner_of, load_recipe
+from sparse_rl.agents.recipe import flatten, learner_of, load_recipe
+from sparse_rl.agents.trained_agent import begin_with
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError
 from sparse_rl.nn import sparse_layers
 from sparse_rl.sb3 import ScreeningCallback, TopologyCallback
-from sparse_rl.training.finding import find_agent
+from sparse_rl.training.finding import read_found
 from sparse_rl.training.plan import Plan, base_name, change_recipe, make_plan
-from sparse_rl.training.vec_envs import make_vec_env
+from sparse_rl.training.vec_envs import make_vec_env, phase_of
 
 
 class MadeAgent(NamedTuple):
-    """An untrained agent, and what goes with it into ``learn``."""
+    """An agent, and what goes with it into ``learn``."""
 
     model: BaseAlgorithm
     callbacks: list[BaseCallback]
@@ -53,7 +54,7 @@ def make_agent(
     :param variant: variant of the recipe, for example ``"paper"``
     :param env_kwargs: arguments of the environment
     :param device: where the networks live, for example ``"cpu"``
-    :param trained_agent: the folder of a run or of an agent, whose networks it begins with; ``None`` for new ones
+    :param trained_agent: a run or an agent whose networks are trained further; ``None`` for new networks
     :param hyperparameters: changes to the recipe, as after ``-params``: ``learning_rate=1e-3``,
         ``method={"update_interval": 500}``. ``n_timesteps`` is the length of a run, of which the times of some methods
         are fractions; give it if ``learn`` will take another number of steps than the recipe has
@@ -65,7 +66,7 @@ def make_agent(
     recipe = change_recipe(algo, load_recipe(algo, base_name(environment), variant), hyperparameters)
     words = Namespace(  # what a command line would hold; of ``hyperparams`` the plan looks at the keys alone
         algo=algo, env=env, seed=-1 if seed is None else seed, variant=variant, conf_file=None, env_kwargs=[],
-        hyperparams=[f"{key}:0" for key in hyperparameters], vec_env="dummy", n_eval_envs=1, save_freq=-1,
+        hyperparams=[f"{name}:0" for name, _ in flatten(hyperparameters)], vec_env="dummy", n_eval_envs=1, save_freq=-1,
         log_interval=4, device=device, num_threads=-1,
         trained_agent=None if trained_agent is None else Path(trained_agent),
     )  # fmt: skip
@@ -77,7 +78,9 @@ def make_agent(
     try:
         check_actions(learner, vec_env.action_space, env)
         callbacks = learning_callbacks(settled)
-        model = make_model(learner, settled, vec_env, plan.seed, device, pretrained_folder(plan))
+        model = make_model(learner, settled, vec_env, plan.seed, device)
+        if (shift := begin(plan, model)) is not None:
+            warnings.warn(shift, stacklevel=2)
         check_methods(model, callbacks, algo)
     except BaseException:
         vec_env.close()
@@ -85,19 +88,26 @@ def make_agent(
     return MadeAgent(model, callbacks)
 
 
-def pretrained_folder(plan: Plan) -> Path | None:
+def begin(plan: Plan, model: BaseAlgorithm) -> str | None:
     """
-    Find the agent whose networks a run begins with.
+    Give a new agent what the trained agent has learnt that its run begins with, if it does.
 
     :param plan: the plan of the run
-    :return: the agent's folder; ``None`` for new networks
-    :raises ValueError: if there is no such agent
+    :param model: the new agent
+    :return: what the user should know about that, in a sentence
+    :raises ValueError: if there is no such agent any more, or it does not fit
     """
     if plan.trained_agent is None:
         return None
-    found = find_agent(plan.trained_agent)
-    found.check()
-    return found.agent
+    settled, agent = plan.hyperparameters, read_found(plan.trained_agent)
+    begin_with(model, agent, make_method(in_gradient_steps(settled)) if "method" in settled else None)
+    env = model.get_env()
+    if not agent.phase or env is None or agent.phase == phase_of(env):
+        return None
+    return (
+        f"the trained agent knows the features in the order of phase {agent.phase}, but training does not begin in "
+        "that phase: it sees them in another order."
+    )
 
 
 def learning_callbacks(hyperparameters: Mapping[str, Any], verbose: int = 0) -> list[BaseCallback]:

@@ -6,12 +6,15 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparse_rl.agents.checks import NETWORK_KEYS, SPARSE_KEYS, check_recipe
-from sparse_rl.agents.recipe import Recipe, learner_of, load_recipe, override, parse_assignments
+from sparse_rl.agents.checks import SPARSE_KEYS, check_recipe
+from sparse_rl.agents.recipe import Recipe, flatten, learner_of, load_recipe, override, parse_assignments
 from sparse_rl.envs import EnvironmentId
 from sparse_rl.inputs import InputError, Number
+
+if TYPE_CHECKING:
+    from sparse_rl.agents.saved import SavedAgent
 
 MAX_SEED = 2**31 - 1
 #: Environment steps between two checkpoints.
@@ -46,7 +49,8 @@ class Plan:
     :param log_interval: episodes between two lines of the logs
     :param device: where the networks live
     :param num_threads: threads of PyTorch; 0 or less for its own choice
-    :param trained_agent: a saved agent whose networks the run begins with; ``None`` for new ones
+    :param trained_agent: where the agent lies whose networks the run begins with; ``None`` for new networks
+    :param trained_agent_steps: environment steps that this agent had learnt for
     :param notes: what was settled otherwise than one might expect, in sentences
     """
 
@@ -63,6 +67,7 @@ class Plan:
     device: str = "auto"
     num_threads: int = -1
     trained_agent: str | None = None
+    trained_agent_steps: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -148,13 +153,14 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
     """
     is_off_policy = "buffer_size" in learner_defaults
     learner = learner_of(args.algo)
-    if args.trained_agent is not None:
-        recipe = _without_networks(recipe, load_recipe(args.algo, base_name(environment), args.variant))
     if recipe.get("screening") is not None and not is_off_policy:
         raise InputError(
             f"Screening looks at the random warm-up in a replay buffer, and {learner} has neither: choose another "
             "method, or an off-policy learner such as sac."
         )
+    trained, notes = None, list[str]()
+    if args.trained_agent is not None:
+        trained, recipe, notes = _begin_with_trained(args, environment, recipe)
     hyperparameters = {**DEFAULTS, **learner_defaults, **check_recipe(recipe, learner_defaults)}
     hyperparameters = {key: value for key, value in hyperparameters.items() if value is not None}
     obstacle = _obstacle_to_redrawing(environment)
@@ -174,7 +180,6 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
             )
     steps = hyperparameters["n_timesteps"]
     hyperparameters.setdefault("eval_freq", max(1, min(10_000, steps // 2)))
-    notes = []
     if environment.noise is not None and not is_off_policy and not is_chosen:
         notes.append(f"{learner} has no replay buffer: it learns from noise as it was observed; nothing is redrawn.")
     notes += _shorten_warm_up(hyperparameters, _sets_learning_starts(args, environment))
@@ -194,20 +199,26 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
         log_interval=int(Number(1, whole=True)("log_interval", args.log_interval)),
         device=args.device,
         num_threads=int(Number(high=MOST_THREADS, whole=True)("num_threads", args.num_threads)),
-        trained_agent=None if args.trained_agent is None else _lasting(args.trained_agent),
+        trained_agent=None if trained is None else _lasting(args.trained_agent),
+        trained_agent_steps=None if trained is None else trained.num_timesteps,
         notes=tuple(notes),
     )
 
 
-def _without_networks(recipe: Recipe, ours: Recipe) -> Recipe:
-    """Leave out what a recipe says of networks, which are a trained agent's, unless it is the user who says it."""
-    for key in NETWORK_KEYS:
-        if recipe.get(key) != ours.get(key):
-            raise InputError(
-                f"With --trained-agent the networks are those of that agent, so {key!r} would have no effect: leave it "
-                "out."
-            )
-    return {key: value for key, value in recipe.items() if key not in NETWORK_KEYS}
+def _begin_with_trained(
+    args: Namespace, environment: EnvironmentId, recipe: Recipe
+) -> tuple["SavedAgent", Recipe, list[str]]:
+    """Read the agent that a run begins with, and let the recipe make its networks."""
+    from sparse_rl.agents.trained_agent import check_trained_agent, with_networks_of
+    from sparse_rl.training.finding import read_found
+
+    agent = read_found(str(args.trained_agent))
+    check_trained_agent(agent, learner_of(args.algo), "method" in recipe)
+    ours = dict(flatten(load_recipe(args.algo, base_name(environment), args.variant)))
+    chosen = {name for name, value in flatten(recipe) if ours.get(name) != value}
+    chosen |= {name for name in RECIPE_FLAGS if getattr(args, name, None) is not None}
+    chosen |= {name for name, _ in flatten(parse_assignments(args.hyperparams))}
+    return agent, *with_networks_of(agent, recipe, chosen)
 
 
 def _lasting(where: Path) -> str:

@@ -32,7 +32,7 @@ _SUBJECT = "subject"  # the study's attribute that says what is tuned
 #: Attributes of a trial: the folder of its run, why it failed, and whether it was told not to go on.
 RUN, WHY, PRUNED = "run", "why", "pruned"
 # What may differ between two calls: it does not decide what is learnt.
-_CIRCUMSTANCES = ("notes", "device", "save_freq", "log_interval")
+_CIRCUMSTANCES = ("notes", "device", "save_freq", "log_interval", "trained_agent", "trained_agent_steps")
 STARTUP_TRIALS = 10  # drawn at random, before there is something to learn from
 _SEEN_BEFORE_PRUNING = 5  # trials that pruning compares with, at least
 
