@@ -1,5 +1,6 @@
 """A trained agent, trained further: its networks, in a run of their own, by a recipe that says everything else."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -158,18 +159,21 @@ def test_it_can_be_stopped_and_continued_to_the_bit_also_without_the_agent(befor
 def test_what_has_no_checkpoint_yet_begins_with_it_again(
     before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = stop_at(5, f"--algo anf-sac {SHORT} -i {before}", tmp_path)
-    for file in (folder / "checkpoints").glob("step_*"):
+    agent, elsewhere = tmp_path / "agent", tmp_path / "elsewhere"
+    shutil.copytree(agent_of(before), agent)
+    folder = stop_at(5, f"--algo anf-sac {SHORT} -i {agent}", tmp_path / "runs")
+    for file in [*(folder / "checkpoints").glob("step_*"), *folder.glob("*.zip"), *folder.glob("*.agent/*")]:
         file.unlink()
-    for file in [*folder.glob("*.zip"), *folder.glob("*.agent/*")]:
-        file.unlink()
-    agent = agent_of(before)
-    agent.rename(before / "moved.agent")
-    try:
-        assert resume(folder) == 2
-        assert "There is no agent in" in capsys.readouterr().err
-    finally:
-        (before / "moved.agent").rename(agent)
+    agent.rename(elsewhere)
+    assert resume(folder) == 2
+    assert f"There is no run or agent in '{agent}'" in capsys.readouterr().err
+    model = load_agent(elsewhere)
+    model.num_timesteps += 1
+    save_agent(model, agent)
+    assert resume(folder) == 2
+    assert "had learnt for 60 steps when this run was begun, and for 61 now" in capsys.readouterr().err
+    shutil.rmtree(agent)
+    elsewhere.rename(agent)
     assert resume(folder) == 0
     assert "begins with the networks of" in capsys.readouterr().out
 
@@ -200,7 +204,7 @@ def test_studies_are_about_new_networks() -> None:
     ("words", "message"),
     [
         ("--algo sac", "has sparse layers: give --algo static-sac"),
-        ("--algo anf-td3", "is one of sparse_rl's SAC, and td3 is sparse_rl's TD3"),
+        ("--algo anf-td3", "was trained by sac, so td3 cannot train it further: give an --algo with that learner"),
         ("--algo anf-sac --sparsity 0.9", "'sparsity' is that of the agent, which has 0.8, so it cannot be 0.9"),
         ("--algo anf-sac -params policy_kwargs.net_arch:[8]", "'policy_kwargs.net_arch' is that of the agent, which"),
         ("--algo anf-sac --layers hidden", "'layers' is that of the agent, which has none"),
@@ -327,4 +331,5 @@ def test_a_finished_run_says_how_its_agent_can_be_trained_further(
 def test_where_the_agent_lay_is_not_shared() -> None:
     config = _without_private({"algo": "sac", "trained_agent": "/home/me/mine.agent"}, public_command)
     assert config["trained_agent"] == "mine.agent"
-    assert "/home" not in public_command("python train.py -i /home/me/mine.agent")
+    assert public_command("python train.py -i /home/me/mine.agent") == "python train.py -i mine.agent"
+    assert public_command("python train.py -i .") == f"python train.py -i {Path.cwd().name}"

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sparse_rl.agents.checks import NETWORK_KEYS, OPTIMIZER_KEYS, RESIZING_METHODS
+from sparse_rl.agents.classes import LEARNERS, known_classes
 from sparse_rl.agents.filling import fill, variables_of
 from sparse_rl.agents.learners import dense_policy, learner_class
 from sparse_rl.agents.recipe import Recipe, flatten
@@ -37,8 +38,8 @@ def check_trained_agent(agent: SavedAgent, learner: str, is_sparse: bool) -> Non
     algorithm = learner_class(learner)
     if known.algorithm is not algorithm:
         raise InputError(
-            f"{where} is one of {_full_name(known.algorithm)}, and {learner} is {_full_name(algorithm)}: choose the "
-            "--algo with which it was trained, or another one of the same learner."
+            f"{where} was trained by {_learner_name(known.algorithm)}, so {learner} cannot train it further: give an "
+            f"--algo with that learner."
         )
     if known.acting_only:
         raise InputError(f"{where} was saved to act only, without critics: it cannot be trained further.")
@@ -152,5 +153,7 @@ def begin_with(model: BaseAlgorithm, agent: SavedAgent, method: object) -> None:
         )
 
 
-def _full_name(algorithm: type[BaseAlgorithm]) -> str:
-    return f"{algorithm.__module__.partition('.')[0]}'s {algorithm.__name__}"
+def _learner_name(algorithm: type[BaseAlgorithm]) -> str:
+    """Name a learner as ``--algo`` does."""
+    name = next(name for name, known in known_classes().items() if known is algorithm)
+    return next((ours for ours, (its, _) in LEARNERS.items() if its == name), name.replace(".", ":"))

@@ -89,7 +89,7 @@ def _start(experiment: "Experiment", args: argparse.Namespace, words: list[str],
 
 def _resume(args: argparse.Namespace, words: list[str]) -> int:
     """Continue a run, alone in its folder."""
-    from sparse_rl.training.existing import check_unfinished, plan_of, read_config
+    from sparse_rl.training.existing import check_unfinished, has_checkpoint, plan_of, read_config
 
     path: Path = args.resume
     config = read_config(path)
@@ -99,7 +99,6 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
             held.enter_context(locked(path / CHECKPOINTS / LOCK))
             check_unfinished(path)  # another process may just have finished it
             _settle_flags(args, config, words)
-            from sparse_rl.checkpoints import CheckpointFolder
             from sparse_rl.training.experiment import Experiment
 
             try:
@@ -107,8 +106,7 @@ def _resume(args: argparse.Namespace, words: list[str]) -> int:
                 wanted = Path(config.get("tensorboard", path))
                 if args.num_threads > 0:
                     plan = replace(plan, num_threads=args.num_threads)
-                is_continued = bool(CheckpointFolder(path / CHECKPOINTS).steps)
-                experiment = held.enter_context(closing(Experiment(plan, is_continued=is_continued)))
+                experiment = held.enter_context(closing(Experiment(plan, is_continued=has_checkpoint(path))))
             except (KeyError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"{str(path / SETTINGS)!r} is not as train.py wrote it, so the run cannot be continued: "

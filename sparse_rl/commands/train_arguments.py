@@ -223,7 +223,7 @@ def public_command(command: str) -> str:
     flags = {action.dest: action.option_strings[0] for action in parser._actions}  # there is no public list of flags
     for name, value in given.items():
         if name not in _PRIVATE:
-            values = value if isinstance(value, list) else [value.name if isinstance(value, Path) else value]
+            values = value if isinstance(value, list) else [value.absolute().name if isinstance(value, Path) else value]
             result += [flags[name], *map(str, values)]
     return shlex.join(result)
 

@@ -82,6 +82,18 @@ def check_unfinished(folder: Path) -> None:
         raise InputError(f"The run in {str(folder)!r} has no checkpoints, so it cannot be continued.")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """
+    Tell whether a run has a checkpoint; whether that is whole is not looked at.
+
+    :param folder: its folder
+    :return: whether it has
+    """
+    from sparse_rl.checkpoints import CheckpointFolder
+
+    return bool(CheckpointFolder(folder / CHECKPOINTS).steps)
+
+
 def can_go_on(folder: Path) -> bool:
     """
     Tell whether a run that is not finished can be continued: from a checkpoint, or from its beginning if that costs
@@ -90,9 +102,7 @@ def can_go_on(folder: Path) -> bool:
     :param folder: its folder
     :return: whether it can
     """
-    from sparse_rl.checkpoints import CheckpointFolder
-
-    return bool(CheckpointFolder(folder / CHECKPOINTS).steps) or not has_results(folder)
+    return has_checkpoint(folder) or not has_results(folder)
 
 
 def _tidy(folder: Path) -> None:

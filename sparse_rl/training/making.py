@@ -95,11 +95,16 @@ def begin(plan: Plan, model: BaseAlgorithm) -> str | None:
     :param plan: the plan of the run
     :param model: the new agent
     :return: what the user should know about that, in a sentence
-    :raises ValueError: if there is no such agent any more, or it does not fit
+    :raises ValueError: if there is no such agent any more, it has learnt on since, or it does not fit
     """
     if plan.trained_agent is None:
         return None
     settled, agent = plan.hyperparameters, read_found(plan.trained_agent)
+    if agent.num_timesteps != plan.trained_agent_steps:
+        raise InputError(
+            f"The agent in {str(agent.folder)!r} had learnt for {plan.trained_agent_steps} steps when this run was "
+            f"begun, and for {agent.num_timesteps} now: start another run."
+        )
     begin_with(model, agent, make_method(in_gradient_steps(settled)) if "method" in settled else None)
     env = model.get_env()
     if not agent.phase or env is None or agent.phase == phase_of(env):
