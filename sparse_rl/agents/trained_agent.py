@@ -39,7 +39,7 @@ def check_trained_agent(agent: SavedAgent, learner: str, is_sparse: bool) -> Non
     if known.algorithm is not algorithm:
         raise InputError(
             f"{where} was trained by {_learner_name(known.algorithm)}, so {learner} cannot train it further: give an "
-            f"--algo with that learner."
+            "--algo with that learner."
         )
     if known.acting_only:
         raise InputError(f"{where} was saved to act only, without critics: it cannot be trained further.")
@@ -78,10 +78,10 @@ def with_networks_of(agent: SavedAgent, recipe: Recipe, chosen: Collection[str])
         is_chosen = any(name == each or name.startswith(f"{each}.") for each in chosen)
         is_the_same = bool(value) == ("normalize" in its) if name == "normalize" else its_values.get(name) == value
         if is_chosen and not is_the_same:
-            has = f"has {its_values[name]!r}" if name in its_values else "has none"
+            has = its_values.get(name, its.get(name))
             raise InputError(
-                f"With --trained-agent {name!r} is that of the agent, which {has}, so it cannot be {value!r}: leave it "
-                "out."
+                f"With --trained-agent {name!r} is that of the agent, which has {'none' if has is None else repr(has)}, "
+                f"so it cannot be {value!r}: leave it out."
             )
     result = {key: value for key, value in recipe.items() if key not in (*NETWORK_KEYS, "screening")} | its
     if optimizer:
