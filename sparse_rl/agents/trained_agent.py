@@ -78,10 +78,10 @@ def with_networks_of(agent: SavedAgent, recipe: Recipe, chosen: Collection[str])
         is_chosen = any(name == each or name.startswith(f"{each}.") for each in chosen)
         is_the_same = bool(value) == ("normalize" in its) if name == "normalize" else its_values.get(name) == value
         if is_chosen and not is_the_same:
-            has = its_values.get(name, its.get(name))
+            has = its_values.get(name, its.get(name, "none"))
             raise InputError(
-                f"With --trained-agent {name!r} is that of the agent, which has {'none' if has is None else repr(has)}, "
-                f"so it cannot be {value!r}: leave it out."
+                f"With --trained-agent {name!r} is that of the agent, which has {has}, so it cannot be {value}: leave "
+                "it out."
             )
     result = {key: value for key, value in recipe.items() if key not in (*NETWORK_KEYS, "screening")} | its
     if optimizer:
