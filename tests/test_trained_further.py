@@ -12,6 +12,7 @@ from comparing import assert_same_run, resume, run, stop_at
 from plan_cases import settle
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sparse_rl.agents import load_agent, save_agent
@@ -297,8 +298,9 @@ def test_normalized_observations_stay_normalized(tmp_path: Path) -> None:
     env = model.get_vec_normalize_env()
     assert isinstance(env, VecNormalize)
     assert (env.clip_obs, env.gamma) == (3, 0.9)
-    assert env.obs_rms.count > 60  # type: ignore[union-attr]
-    assert not np.allclose(env.obs_rms.mean, 0)  # type: ignore[union-attr]
+    assert isinstance(env.obs_rms, RunningMeanStd)
+    assert env.obs_rms.count > 60
+    assert not np.allclose(env.obs_rms.mean, 0)
     make_agent("anf-sac", ENV, trained_agent=folder, buffer_size=10, normalize=True)
     for other in (False, {"clip_obs": 10}):
         with pytest.raises(InputError, match=r"'normalize.* is that of the agent"):

@@ -95,16 +95,14 @@ def with_networks_of(agent: SavedAgent, recipe: Recipe, chosen: Collection[str])
 
 def _networks_of(agent: SavedAgent) -> Recipe:
     """Say with a recipe's keys how an agent's networks are made, and how they see observations."""
-    stored = {key: value for key, value in agent.description.policy_kwargs.items() if value is not None}
+    not_its = (*OPTIMIZER_KEYS, "kernel", "use_sde")  # the last one Stable-Baselines3 takes from an argument
+    settings = agent.description.policy_kwargs.items()
+    stored = {key: value for key, value in settings if value is not None and key not in not_its}
     result: Recipe = {key: stored.pop(key) for key in NETWORK_KEYS if key in stored}
-    for key in (*OPTIMIZER_KEYS, "kernel", "use_sde"):
-        stored.pop(key, None)
     if stored:
         result["policy_kwargs"] = stored
     if agent.description.arguments.get("use_sde"):
         result["use_sde"] = True
-    else:
-        result.pop("use_sde", None)
     if agent.normalization is not None:  # whose discount is the learner's
         result["normalize"] = {key: value for key, value in agent.normalization.settings.items() if key != "gamma"}
     return result
