@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from _experiment.grid import read_grid
 from comparing import assert_same_run, resume, run, stop_at
 from plan_cases import settle
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -22,8 +23,10 @@ from sparse_rl.commands.train_arguments import public_command
 from sparse_rl.inputs import InputError
 from sparse_rl.nn import SMETAdam, sparse_layers
 from sparse_rl.plots.folders import find_runs
-from sparse_rl.sharing.bundle import _without_private
+from sparse_rl.sharing.bundle import _without_private, collect
+from sparse_rl.sharing.card import model_card
 from sparse_rl.training import make_agent
+from sparse_rl.training.finding import find_agent
 from sparse_rl.tuning.study import subject_of
 
 ENV = "Pendulum-v1-noise80"
@@ -192,6 +195,26 @@ def test_runs_from_it_are_told_from_those_with_new_networks(before: Path, tmp_pa
     (found,), _ = find_runs([before])
     assert found.hyperparameters
     assert "trained_agent_steps" not in found.hyperparameters
+
+
+def test_grids_tell_them_apart(before: Path, tmp_path: Path) -> None:
+    file = tmp_path / "grid.yml"
+    best = shutil.copytree(agent_of(before), tmp_path / "best")
+    file.write_text(
+        f"options: {{env: {ENV}, n-timesteps: 3000, algo: anf-sac, seed: 0, num-threads: 1}}\n"
+        f"grid: [{{}}, {{trained-agent: ['{before}', '{best}']}}]\n"
+    )
+    cells = read_grid(file, threads=1)
+    assert [cell.plan.trained_agent for cell in cells] == [None, str(before), str(best)]
+
+
+def test_the_card_says_what_came_before(before: Path, tmp_path: Path) -> None:
+    folder = run(f"--algo static-sac {SHORT} -n 4 -i {before}", tmp_path)
+    card = model_card(collect(find_agent(str(folder)), public_command, episodes=0), "me/mine")
+    assert "| environment steps | 4, after the 60 of the agent whose networks it began with |" in card
+    assert "-i 1" in card
+    assert "This takes the agent that it began with." in card
+    assert str(before.parent) not in card
 
 
 def test_studies_are_about_new_networks() -> None:
