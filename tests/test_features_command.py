@@ -87,6 +87,13 @@ def test_an_agent_of_the_zoo(tmp_path: Path) -> None:
     assert {row["real"] for row in rows if int(row["rank_connections"]) <= 10} == {"1"}  # it has learnt where to look
 
 
+def test_an_agent_of_the_zoo_is_ablated_too(tmp_path: Path) -> None:
+    """It can act only, so it must not be put into training mode, not even to give back what was."""
+    few = ["--episodes", "6", "--top", "1", "--transitions", "300"]
+    assert main(["features", "anf-sac", "Reacher-noise90", *few, "--out", str(tmp_path)]) == 0
+    assert any(float(row["action_change"]) > 0 for row in read(tmp_path))
+
+
 def test_agents_of_a_run_do_not_overwrite_each_other(run: Path) -> None:
     shutil.copytree(run / f"{ENVIRONMENT}-permute60.agent", run / "best_model.agent")
     for flags in ([], ["--best"]):

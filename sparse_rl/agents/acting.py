@@ -74,6 +74,8 @@ def leave_out(model: BaseAlgorithm) -> None:
             setattr(modules[parent], child, Absent())
     if hasattr(model, "_create_aliases"):  # `model.critic` and the like
         model._create_aliases()
+    # For good: whoever asks for a moment's evaluation mode gives back what was, and training mode is refused.
+    model.policy.set_training_mode(False)
 
 
 def is_acting_only(policy: nn.Module) -> bool:
