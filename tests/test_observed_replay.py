@@ -137,3 +137,38 @@ def test_observations_that_cannot_be_drawn_again_are_noticed_without_a_spec():
     env = DummyVecEnv([lambda: louder])
     with pytest.raises(ValueError, match="is not what the noise model draws"):
         fill(buffer_for(env, ObservedReplayBuffer), env, steps=1)
+
+
+@pytest.mark.parametrize("buffer", [RedrawnReplayBuffer, ObservedReplayBuffer])
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        ("noise90", "noise90-std4"),
+        ("noise90", "noise90-ar"),
+        ("noise90", "noise90-permute50"),
+        ("noise90-permute50", "noise90-std4"),
+    ],
+)
+@pytest.mark.parametrize("how", ["set_env", "load"])
+def test_another_noise_than_the_buffers_is_noticed(buffer, mine, other, how, tmp_path):
+    """A buffer, and a saved model, keep the noise model of the environment that they were made with."""
+    here, there = (DummyVecEnv([lambda each=each: make_env(f"InvertedPendulum-{each}")]) for each in (mine, other))
+    model = SAC(
+        SparseSACPolicy, here, buffer_size=100, learning_starts=1000, policy_kwargs={"net_arch": [8]}, device="cpu",
+        replay_buffer_class=buffer, replay_buffer_kwargs=buffer.kwargs_for(here),
+    )  # fmt: skip
+    model.learn(10)
+    if how == "set_env":
+        model.set_env(there)
+    else:
+        model.save(tmp_path / "model.zip")
+        model = SAC.load(tmp_path / "model.zip", env=there, device="cpu")
+    with pytest.raises(ValueError, match=f"another environment.*Give {buffer.__name__}.kwargs_for"):
+        model.learn(200, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("buffer", [RedrawnReplayBuffer, ObservedReplayBuffer])
+def test_copies_of_other_permutations_are_noticed(buffer):
+    env = DummyVecEnv([lambda s=s: PermuteFeatures(NoiseFeatures(Count(), 0.7), 5, seed=s) for s in (1, 2)])
+    with pytest.raises(ValueError, match="its copies differ"):
+        fill(buffer_for(env, buffer), env, steps=60)

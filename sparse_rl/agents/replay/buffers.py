@@ -113,12 +113,17 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         :param reward: of shape ``(n_envs,)``
         :param done: of shape ``(n_envs,)``
         :param infos: one for each environment, of the step that led to ``next_obs``; ``"phase"`` says in which order
-            its features are
+            its features are, ``"noise"`` where their noise comes from
+        :raises ValueError: if an episode begins, and its noise is not what the noise model draws
         """
         # Without a permutation, a "phase" is somebody else's.
-        phases = [0 if self.permutation_seed is None else int(info["phase"]) for info in infos]
+        phases = [0 if self.permutation_seed is None else int(info.get("phase", 0)) for info in infos]
+        for copy, info in enumerate(infos):
+            # A model may be given another environment, and not all wrappers have a name to know them by.
+            if info.get("noise", {}).get("step") == 1:
+                self._check(obs[copy], None if done[copy] else next_obs[copy], info["noise"], phases[copy])
         self._remember(infos, phases)
-        real = np.stack([self._positions_of_real_features(phase) for phase in phases])
+        real = np.stack([self._positions(phase)[: self.noise_model.n_real] for phase in phases])
         super().add(
             np.take_along_axis(obs, real, axis=1),
             np.take_along_axis(next_obs, real, axis=1),
@@ -127,6 +132,19 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
             done,
             infos,
         )
+
+    def _check(self, obs: NDArray[Any], next_obs: NDArray[Any] | None, place: dict[str, int], phase: int) -> None:
+        """Check the noise of an episode's first step; ``None`` for a last observation, which may have been rounded."""
+        noise = self.noise_model.draw(place["seed"], place["episode"], np.arange(2))
+        positions = self._positions(phase)[self.noise_model.n_real :]
+        for drawn, seen in zip(noise.T, (obs, next_obs), strict=True):
+            if seen is not None and not np.array_equal(drawn, seen[positions].astype(np.float32)):
+                raise ValueError(
+                    "The noise that was observed is not what the noise model draws: this is another environment than "
+                    "the one whose replay_buffer_kwargs the buffer was made with, or its copies differ, or something "
+                    f"above NoiseFeatures changes observations. Give {type(self).__name__}.kwargs_for() of this "
+                    "environment, or use Stable-Baselines3's own ReplayBuffer."
+                )
 
     @abstractmethod
     def _remember(self, infos: list[dict[str, Any]], phases: list[int]) -> None:
@@ -144,9 +162,9 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
     def _phases(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Tell the phase in whose order each of these transitions is to be shown."""
 
-    def _positions_of_real_features(self, phase: int) -> NDArray[np.int64]:
-        """Find where the real features stand in an observation of this phase."""
-        return _inverse_permutation(self.permutation_seed, phase, self.n_features)[: self.noise_model.n_real]
+    def _positions(self, phase: int) -> NDArray[np.int64]:
+        """Find where the features, real ones first, stand in an observation of this phase."""
+        return _inverse_permutation(self.permutation_seed, phase, self.n_features)
 
     def _get_samples(self, batch_inds: NDArray[Any], env: VecNormalize | None = None) -> ReplayBufferSamples:
         copies = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
@@ -311,41 +329,6 @@ class ObservedReplayBuffer(CompactReplayBuffer):
         self.episodes = np.zeros(shape, np.uint32)
         self.steps = np.zeros(shape, np.uint32)
         self.phases = np.zeros(shape if self.permutation_seed is not None else (0, self.n_envs), np.uint32)
-
-    def add(
-        self,
-        obs: NDArray[Any],
-        next_obs: NDArray[Any],
-        action: NDArray[Any],
-        reward: NDArray[Any],
-        done: NDArray[Any],
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """
-        Store the real features of a transition, and where its noise comes from.
-
-        :param obs: see :meth:`CompactReplayBuffer.add`, as for the other arguments
-        :param next_obs: next observations
-        :param action: actions
-        :param reward: rewards
-        :param done: whether episodes ended
-        :param infos: ``"noise"`` says where the noise of ``next_obs`` comes from
-        :raises ValueError: if the noise of the first transition is not what the noise model draws
-        """
-        is_first = self.pos == 0 and not self.full
-        super().add(obs, next_obs, action, reward, done, infos)
-        if is_first:
-            self._check(obs, next_obs, done)
-
-    def _check(self, obs: NDArray[Any], next_obs: NDArray[Any], done: NDArray[Any]) -> None:
-        """Check that the first transition can be drawn again: not all wrappers have a name to know them by."""
-        again = self._with_noise(np.arange(self.n_envs)).T.reshape(2, self.n_envs, -1)
-        going_on = ~np.asarray(done, np.bool_)  # what VecNormalize says of an episode's end is rounded
-        if not np.array_equal(again[:, going_on], np.stack([obs, next_obs]).astype(np.float32)[:, going_on]):
-            raise ValueError(
-                "The noise that was observed is not what the noise model draws: something above NoiseFeatures changes "
-                "observations, or the environment's copies differ. Use Stable-Baselines3's own ReplayBuffer here."
-            )
 
     def _remember(self, infos: list[dict[str, Any]], phases: list[int]) -> None:
         places = [info["noise"] for info in infos]
