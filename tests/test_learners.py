@@ -339,3 +339,30 @@ def test_same_seed_gives_the_same_run_bit_for_bit(learner):
         model.learn(70, TopologyCallback(SET(drop_fraction=0.3, update_interval=10)))
         runs.append(model.policy.state_dict())
     assert all(th.equal(value, runs[1][name]) for name, value in runs[0].items())
+
+
+def targets_follow_at(model: OffPolicyAlgorithm, updates: int, gradient_steps: int = 1) -> list[int]:
+    """Tell after which gradient steps the target networks have become the critics, with ``tau=1``."""
+    model.set_logger(Logger(None, []))
+    fill(model)
+    np.random.seed(2)
+    th.manual_seed(2)
+    found = []
+    for _ in range(updates // gradient_steps):
+        model.train(gradient_steps, model.batch_size)
+        pairs = zip(model.critic.parameters(), model.critic_target.parameters(), strict=True)
+        if all(th.equal(online, target) for online, target in pairs):
+            found.append(model._n_updates)
+    return found
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])  # with the other one Stable-Baselines3 trains
+def test_targets_follow_at_intervals_of_the_whole_training(activation):
+    """Also where each call of ``train()`` takes one gradient step, as by default."""
+    settings = {"tau": 1.0, "target_update_interval": 3}
+    ours = [make(SAC, policy_kwargs={"activation_fn": activation}, **settings) for _ in range(2)]
+    assert targets_follow_at(ours[0], 10) == [1, 4, 7, 10]
+    assert ours[0]._follow() == (activation is nn.ReLU)
+    assert targets_follow_at(ours[1], 10, gradient_steps=5) == [10]  # and at 1, 4 and 7
+    for one, other in zip(ours[0].policy.parameters(), ours[1].policy.parameters(), strict=True):
+        assert th.equal(one, other)

@@ -45,6 +45,10 @@ class SAC(FastLearner, stable_baselines3.SAC):
     random numbers. ``train()`` runs the networks through :class:`~sparse_rl.nn.FeatureMajorMLP`, both critics as one;
     for policies that this does not support (images, custom networks, gSDE, other activations than ReLU, other devices
     than the CPU) it is Stable-Baselines3's.
+
+    One argument does more: ``target_update_interval`` counts the gradient steps of the whole training.
+    Stable-Baselines3 counts from 0 in each call of ``train()``, so with one gradient step in each, targets follow at
+    every step, whatever the interval (https://github.com/DLR-RM/stable-baselines3/issues/2158).
     """
 
     _fast: _Fast | None
@@ -85,7 +89,7 @@ class SAC(FastLearner, stable_baselines3.SAC):
         :param batch_size: transitions in each batch
         """
         if not self._follow():
-            super().train(gradient_steps, batch_size)
+            self._train_slowly(gradient_steps, batch_size)
             return
         fast = self._fast
         assert fast is not None
@@ -110,6 +114,22 @@ class SAC(FastLearner, stable_baselines3.SAC):
         for name in losses[0] if losses else ():
             self.logger.record(f"train/{name}", fmean(loss[name] for loss in losses))
 
+    def _train_slowly(self, gradient_steps: int, batch_size: int) -> None:
+        """Let Stable-Baselines3 train: in parts, so that only at the first step of a part targets can be due."""
+        tau, interval = self.tau, self.target_update_interval
+        if interval == 1:
+            super().train(gradient_steps, batch_size)
+            return
+        while gradient_steps > 0:
+            wait = -self._n_updates % interval
+            part = min(gradient_steps, wait or interval)
+            self.tau = 0.0 if wait else tau  # at that step Stable-Baselines3 lets them follow in any case
+            try:
+                super().train(part, batch_size)
+            finally:
+                self.tau = tau
+            gradient_steps -= part
+
     def _take_gradient_step(self, fast: _Fast, n: int, step: int, threads: int) -> dict[str, float]:
         """Update actor, critics and entropy coefficient once, and give the losses."""
         batch = self._sample(n, fast.critics.in_features)
@@ -133,7 +153,7 @@ class SAC(FastLearner, stable_baselines3.SAC):
         critics = fast.critics.prepare(n, first=n_features).table
         height = sac_actor(actor, critics, *place, draws, drawn, coefficient, threads)
         fast.actor_optimizer.step()
-        if step % self.target_update_interval == 0:
+        if (self._n_updates + step) % self.target_update_interval == 0:
             fast.following.step(self.tau)
         return {**losses, "actor_loss": coefficient * mean_log_prob - height, "critic_loss": 0.5 * critic_loss}
 
