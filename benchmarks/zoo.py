@@ -32,12 +32,11 @@ from sparse_rl.metrics import count_weights
 from sparse_rl.storage import read_yaml, save_tensors
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.measurement import networks
-from sparse_rl.training.plan import protocol
+from sparse_rl.training.plan import EVALUATION_SEED, protocol
 from sparse_rl.training.run_folder import PICTURE, SUMMARY, file_name
 from sparse_rl.training.trained import Trained, open_trained
 
 EPISODES = 20
-SEED = 1_000_000  # far from the seeds of training, and from those of the evaluations by which an agent is chosen
 MOST_BYTES = 2_000_000
 SIZE = (960, 64)  # width, colours
 N_EXAMPLES = 16
@@ -203,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, help="folder of runs, as train.py writes them")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the zoo (that of the package)")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the evaluation, default: %(default)s")
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="of the evaluation, default: %(default)s")
     parser.add_argument("--again", action="store_true", help="evaluate also what is published already")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -78,6 +78,13 @@ def test_learning_starts_stays_as_the_user_set_it(tmp_path: Path) -> None:
         assert not any("reduced" in note for note in plan.notes)
 
 
+def test_episodes_are_counted_in_one_environment_only() -> None:
+    words = ("-n", "3000", "-params", "train_freq:[1,episode]")
+    assert settle("--algo", "sac", *words).hyperparameters["train_freq"] == [1, "episode"]
+    with pytest.raises(InputError, match="wants one environment, not 2: give --n-envs 1"):
+        settle("--algo", "sac", *words, "--n-envs", "2")
+
+
 def test_protocol_follows_the_environment() -> None:
     assert settle("--env", "Hopper-noise90").protocol == "redrawn noise"
     assert settle("--env", "Hopper-noise90", "--replay", "observed").protocol == "observed noise"

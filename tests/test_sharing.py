@@ -145,7 +145,7 @@ def test_the_card(pushed: StandIn, run: Path) -> None:
     assert (result.task_type, result.dataset_name, result.metric_type) == ("reinforcement-learning", ENV, "mean_reward")
     mean = result.metric_value.split(" +/- ")[0]
     assert float(mean) == pytest.approx(evaluate(run, 2).mean(), abs=0.005)
-    for part in (f"# static-a2c on {ENV}", "over 2 episodes, seed 0", "environment steps | 40", WORDS, "torch ",
+    for part in (f"# static-a2c on {ENV}", "over 2 episodes, seed 1000000", "environment steps | 40", WORDS, "torch ",
                  f"sparse-rl pull {REPOSITORY}"):  # fmt: skip
         assert part in body
     assert yaml.safe_load(head)["model-index"][0]["name"] == "static-a2c"

@@ -6,6 +6,7 @@ from sparse_rl.commands.counts import natural, positive
 from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
 from sparse_rl.inputs import InputError
+from sparse_rl.training.plan import EVALUATION_SEED
 
 DESCRIPTION = "Watch a trained agent in a window, and print its return after each episode."
 
@@ -31,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=positive, metavar="N", help="end each episode after this many steps")
     parser.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="the environment's seed (default: %(default)s)"
+        "--seed",
+        type=natural,
+        default=EVALUATION_SEED,
+        metavar="N",
+        help="the environment's seed (default: %(default)s)",
     )
 
 

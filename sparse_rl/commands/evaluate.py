@@ -5,6 +5,7 @@ import argparse
 from sparse_rl.commands.counts import natural, positive
 from sparse_rl.commands.naming import add_agent, open_agent
 from sparse_rl.commands.threads import one_thread
+from sparse_rl.training.plan import EVALUATION_SEED
 
 DESCRIPTION = "Run a trained agent without exploration, and print its return."
 
@@ -28,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-n", "--episodes", type=positive, default=10, metavar="N", help="number of episodes (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="seed of the environment (default: %(default)s)"
+        "--seed",
+        type=natural,
+        default=EVALUATION_SEED,
+        metavar="N",
+        help="seed of the environment (default: %(default)s)",
     )
 
 

@@ -5,6 +5,7 @@ import argparse
 from sparse_rl.commands.counts import natural
 from sparse_rl.commands.naming import add_agent, agent_name
 from sparse_rl.names import require
+from sparse_rl.training.plan import EVALUATION_SEED
 
 DESCRIPTION = """\
 Upload an agent to the Hugging Face hub, with a card that describes it and gives its return. Only files that are safe to
@@ -32,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="episodes in the evaluation for the card; 0: no evaluation (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="the evaluation's seed (default: %(default)s)"
+        "--seed",
+        type=natural,
+        default=EVALUATION_SEED,
+        metavar="N",
+        help="the evaluation's seed (default: %(default)s)",
     )
     parser.add_argument("--private", action="store_true", help="if the repository is new, make it private")
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sparse_rl.training.plan import EVALUATION_SEED
 from sparse_rl.training.trained import Trained, open_trained
 
 
@@ -13,7 +14,7 @@ def evaluate(
     folder: Path | str,
     episodes: int = 10,
     best: bool = False,
-    seed: int = 0,
+    seed: int = EVALUATION_SEED,
     phase: int | None = None,
     trust: bool = False,
 ) -> NDArray[np.float64]:
@@ -23,7 +24,7 @@ def evaluate(
     :param folder: the folder of its run, or what else :func:`~sparse_rl.training.trained.open_trained` takes
     :param episodes: number of episodes
     :param best: whether to take the agent that did best in an evaluation, instead of the last one
-    :param seed: seed of the environment
+    :param seed: seed of the environment; with that of its training, it would meet the same episodes and noise again
     :param phase: the phase of a permuted environment; by default the one in which the agent was saved
     :param trust: see :func:`~sparse_rl.training.trained.open_trained`
     :return: the return of each episode

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sparse_rl.agents.saved import SavedAgent
 
 MAX_SEED = 2**31 - 1
+#: Of evaluations after training: far from the seeds that people choose for it, with which episodes would begin as they
+#: did in training, with the same noise; and from those of the evaluations by which the best agent is chosen.
+EVALUATION_SEED = 1_000_000
 #: Environment steps between two checkpoints.
 CHECKPOINT_FREQUENCY = 10_000
 # Flags that change the key of the same name.
@@ -163,6 +166,11 @@ def make_plan(args: Namespace, environment: EnvironmentId, recipe: Recipe, learn
         trained, recipe, notes = _begin_with_trained(args, environment, recipe)
     hyperparameters = {**DEFAULTS, **learner_defaults, **check_recipe(recipe, learner_defaults)}
     hyperparameters = {key: value for key, value in hyperparameters.items() if value is not None}
+    if "episode" in _listed(hyperparameters.get("train_freq")) and hyperparameters["n_envs"] > 1:
+        raise InputError(
+            f"With a train_freq in episodes Stable-Baselines3 wants one environment, not {hyperparameters['n_envs']}: "
+            "give --n-envs 1, or a train_freq in steps."
+        )
     obstacle = _obstacle_to_redrawing(environment)
     if obstacle is None and not is_off_policy:
         obstacle = f"cannot redraw its noise for {learner}, which learns from what it has just seen, without a replay"
