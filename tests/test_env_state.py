@@ -180,6 +180,48 @@ class Slotted(Odd):
         return self.__secret
 
 
+class Gears(Odd):
+    """What a step does is an attribute, as in a state machine."""
+
+    def slow(self) -> float:
+        return 1.0
+
+    def fast(self) -> float:
+        return 5.0
+
+
+def test_methods_that_change_places() -> None:
+    env, other = Gears(), Gears()
+    env.move, other.move = env.fast, other.slow
+    state = state_of(env)
+    assert state["obstacles"] == []
+    restore(other, state)
+    assert other.move() == 5.0
+    assert other.move.__self__ is other
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(np.sin, np.cos), (Gears, Odd), (len, max), (np, gym), (play, actions), (play, None)]
+)
+def test_functions_from_elsewhere_are_compared(before: object, now: object) -> None:
+    """They are not looked up by what a file says, which may be a stranger's."""
+    if before is np.sin:  # a ufunc, which is neither plain nor a function of Python
+        assert state_of(Odd(tool=before))["obstacles"] == ["Odd.tool (a ufunc)"]
+        return
+    state = state_of(Odd(tool=before))
+    restore(Odd(tool=before), state)
+    with pytest.raises(StateError, match=r"Odd\.tool was .*only methods of the environment itself can be restored"):
+        restore(Odd(tool=now), state)
+
+
+@pytest.mark.parametrize("word", ["its __init_subclass__", "its nothing", "its np_random", "os.system", "its "])
+def test_a_file_cannot_say_what_is_called(word: str) -> None:
+    state = state_of(Gears(tool=play))
+    state["layers"][0]["names"]["tool"] = word
+    with pytest.raises(StateError, match=r"Gears\.tool was"):
+        restore(Gears(tool=play), state)
+
+
 def test_attributes_in_slots() -> None:
     other = Slotted(secret=2)
     restore(other, state_of(Slotted([1.0, 2.0], secret=1)))

@@ -1,5 +1,6 @@
 """Environments that fail or cannot be kept, and numbers that explode: the run ends in a sentence, and can go on."""
 
+import random
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sparse_rl.checkpoints import ReplayLog
 from sparse_rl.commands.train import main
 from sparse_rl.training.guard import EXPLODED, GuardCallback
+from sparse_rl.training.vec_envs import RunMonitor
 
 
 class Device:
@@ -98,6 +100,27 @@ def test_an_episode_that_had_ended_is_not_cut_off(tmp_path: Path) -> None:
     assert buffer.dones[:2].tolist() == [[1], [1]]
     assert buffer.timeouts[:2].tolist() == [[0], [1]]
     assert log.cuts == [(1, 0)]
+
+
+def test_without_room_for_a_next_observation_an_episode_ends(tmp_path: Path) -> None:
+    """With ``optimize_memory_usage`` it lies in the next row, which is another episode's: nothing follows."""
+    for memory, expected in ((False, [1, 1]), (True, [1, 0])):
+        space = gym.spaces.Box(-1, 1, (1,))
+        buffer = ReplayBuffer(
+            5, space, space, optimize_memory_usage=memory, handle_timeout_termination=not memory
+        )  # fmt: skip
+        ReplayLog(tmp_path, buffer).cut_off(3, 0)
+        assert [buffer.dones[3, 0], buffer.timeouts[3, 0]] == expected
+
+
+def test_a_workers_generators_are_kept() -> None:
+    """PyTorch's too: an environment may draw from it."""
+    env = RunMonitor(Fragile(), is_in_worker=True)
+    env.reset(seed=1)
+    state = env.keep_state()
+    drawn = [random.random(), np.random.random(), th.rand(1).item()]
+    env.restore_state(state)
+    assert [random.random(), np.random.random(), th.rand(1).item()] == drawn
 
 
 def test_an_environment_that_fails_can_be_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,9 @@ class ReplayLog:
         index = row % self.size
         if self.buffer.dones[index, rank]:
             return
-        self.buffer.dones[index, rank] = self.buffer.timeouts[index, rank] = 1
+        self.buffer.dones[index, rank] = 1
+        if not self.buffer.optimize_memory_usage:  # else the next observation is the next row's, of another episode
+            self.buffer.timeouts[index, rank] = 1
         self.cuts.append((row, rank))
 
     def prune(self, rows_of_checkpoints: Iterable[int]) -> None:

@@ -125,6 +125,11 @@ def _keep_layer(layer: gym.Env[Any, Any], obstacles: list[str], seen: _Seen) -> 
         kept["objects"] = {name: objects[name] for name in (_GENERATOR,) if name in objects}
         return kept
     kept["values"] = values
+    kept["names"] = {
+        name: word
+        for name, value in _attributes(layer).items()
+        if name not in _skipped(layer) | own and (word := _name_of(value, layer)) is not None
+    }
     if isinstance(layer, KeepsItself):
         kept["own"] = layer.own_state()
     return kept
@@ -145,6 +150,9 @@ def _restore_layer(layer: gym.Env[Any, Any], kept: dict[str, Any]) -> None:
         # What is as it was stays: somebody else may hold it too.
         if name not in present or not _is_same(present[name], value):
             setattr(layer, name, deepcopy(value))
+    for name, word in kept["names"].items():
+        if _name_of(present.get(name), layer) != word:
+            setattr(layer, name, _method_of(layer, name, word))
     if isinstance(layer, KeepsItself):
         layer.restore_own_state(kept["own"])
 
@@ -170,6 +178,30 @@ def _is_as_built(value: object, layer: gym.Env[Any, Any]) -> bool:
     if isinstance(value, MethodType | BuiltinFunctionType) and not isinstance(owner, ModuleType | type | None):
         return owner is layer or owner is layer.unwrapped  # a method has the state of whom it belongs to
     return isinstance(value, _AS_BUILT) or type(value).__name__ in _AS_BUILT_NAMES
+
+
+def _name_of(value: object, layer: gym.Env[Any, Any]) -> str | None:
+    """Name a function, a class or a module, of which an attribute may get another one in the middle of an episode."""
+    if isinstance(value, MethodType):
+        for whose, owner in (("its", layer), ("the base environment's", layer.unwrapped)):
+            if value.__self__ is owner:
+                return f"{whose} {value.__name__}"
+    if isinstance(value, type | FunctionType | MethodType | BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value.__name__ if isinstance(value, ModuleType) else None
+
+
+def _method_of(layer: gym.Env[Any, Any], name: str, word: str) -> Any:
+    """Find the method that an attribute had; functions from elsewhere are not looked up by what a file says."""
+    whose, _, method = word.rpartition(" ")
+    owner = {"its": layer, "the base environment's": layer.unwrapped}.get(whose)
+    if owner is None or not isinstance(getattr(type(owner), method, None), FunctionType):
+        present = _name_of(_attributes(layer).get(name), layer)
+        raise StateError(
+            f"{type(layer).__name__}.{name} was {word}, and is {present} in an environment that has just been reset: "
+            "only methods of the environment itself can be restored."
+        )
+    return getattr(owner, method)
 
 
 def _copy(value: Any, seen: _Seen) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
@@ -121,7 +122,9 @@ class RunMonitor(Monitor[Any, Any]):
         if self.results_writer is not None:
             os.fsync(self.results_writer.file_handler.fileno())  # flushed after each row
             length = os.fstat(self.results_writer.file_handler.fileno()).st_size
-        generators = (random.getstate(), np.random.get_state(legacy=False)) if self.is_in_worker else None
+        generators = None
+        if self.is_in_worker:
+            generators = (random.getstate(), np.random.get_state(legacy=False), th.get_rng_state().numpy())
         return {"env": state_of(self), "log": length, "generators": generators}
 
     def restore_state(self, state: dict[str, Any]) -> NDArray[Any] | None:
@@ -136,6 +139,7 @@ class RunMonitor(Monitor[Any, Any]):
         if state["generators"] is not None and self.is_in_worker:
             random.setstate(state["generators"][0])
             np.random.set_state(state["generators"][1])
+            th.set_rng_state(th.from_numpy(state["generators"][2]))
         if not state["env"]["obstacles"]:
             return None
         observation, _ = self.reset()
