@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from layer_cases import KERNELS, batch, bits, by_hand, make_layer, proposal, seeded
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor
 
 from sparse_rl.nn import SparseLinear, rewire_layer
@@ -151,6 +153,28 @@ def test_optimizer_state_follows_the_weights(name: str, active: int) -> None:
         assert torch.equal(torch.as_tensor(optimizer.state[layer.bias][key]), torch.as_tensor(value))
     train()
     assert layer.values.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "name", "beginning"),
+    [
+        (torch.optim.Adagrad, {"initial_accumulator_value": 0.5}, "sum", 0.5),
+        (torch.optim.RMSprop, {}, "square_avg", 0.0),
+        (RMSpropTFLike, {}, "square_avg", 1.0),
+    ],
+)
+def test_a_new_weights_state_is_what_its_optimizer_begins_with(
+    optimizer: type[torch.optim.Optimizer], settings: dict[str, Any], name: str, beginning: float
+) -> None:
+    """With zero instead, RMSpropTFLike's first step would be about as large as its learning rate allows."""
+    layer = make_layer()
+    trainer = optimizer(layer.parameters(), 1e-2, **settings)
+    layer(batch()).square().sum().backward()
+    trainer.step()
+    rewiring = proposal(layer, 0.4)
+    rewire_layer(layer, rewiring, trainer)
+    new = trainer.state[layer.values][name][rewiring.source < 0]
+    assert new.tolist() == [beginning] * rewiring.n_grown
 
 
 def test_an_optimizer_that_has_not_stepped_yet_has_nothing_to_move() -> None:

@@ -21,7 +21,12 @@ OLD = 1_000_000  # steps; no bias is left
 
 
 def layer_of(active: int = 20, seed: int = 0) -> SparseLinear:
-    return SparseLinear(Topology.random((8, 10), active, torch.Generator().manual_seed(seed)))
+    """Make a layer that is connected to all of its features, if it has weights enough."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        topology = Topology.random((8, 10), active, generator)
+        if active < 20 or len(topology.columns.unique()) == 10:
+            return SparseLinear(topology)
 
 
 def proposal(layer: SparseLinear, drop_fraction: float = 0.25) -> Rewiring:
@@ -244,6 +249,20 @@ def test_density_is_known_to_whoever_holds_the_parameter() -> None:
     assert density_of(nn.Linear(3, 2).weight) is None
 
 
+def test_density_counts_connected_features_only() -> None:
+    """A layer that was screened has few of them, and is no sparser for that: its learning rate must not grow."""
+    few = Topology.from_positions((8, 10), torch.tensor([0, 1, 11, 21, 30]))  # the first two features
+    layer = SparseLinear(few)
+    assert density_of(layer.values) == 5 / 16
+    assert layer.density == 5 / 80
+    other = layer_of(active=5)
+    assert density_of(other.values) == 5 / (8 * len(set(other.columns.tolist())))
+    other.load_state_dict(layer.state_dict())
+    assert density_of(other.values) == 5 / 16
+    rewire_layer(layer, Rewiring(few, layer_of(active=40).topology, torch.full((40,), -1)))
+    assert density_of(layer.values) == 0.5
+
+
 def test_density_survives_copies_conversions_and_assignments() -> None:
     layer = layer_of(active=20)
     assert density_of(copy.deepcopy(layer).values) == 0.25
@@ -257,7 +276,7 @@ def test_density_survives_copies_conversions_and_assignments() -> None:
     assert density_of(torch.load(file, weights_only=False).values) == 0.25
     assert density_of(layer.to("meta").to_empty(device="cpu").values) == 0.25
     rewire_layer(other, proposal(other))
-    assert density_of(other.values) == 0.25
+    assert density_of(other.values) == 20 / (8 * len(set(other.columns.tolist())))
 
 
 def test_the_fast_learner_trains_with_it_and_the_callback_carries_its_state() -> None:

@@ -18,8 +18,9 @@ def rewire_layer(
     Rewire a layer, its optimizer state, and the layers that share its topology.
 
     The number of active weights may change; the layer's parameter stays the same object, and its optimizer the same.
-    Weights that are kept keep value and optimizer state bit for bit; new ones start from zero in both. Followers
-    (target networks) keep their own values, which are Polyak averages, and take the same positions.
+    Weights that are kept keep value and optimizer state bit for bit. The value of new ones is zero; their state is what
+    the optimizer begins with, which for nearly all is zero too. Followers (target networks) keep their own values,
+    which are Polyak averages, and take the same positions.
 
     :param layer: the layer whose topology changes
     :param rewiring: the change
@@ -40,6 +41,14 @@ def rewire_layer(
     state = optimizer.state.get(layer.values, {})
     for name, vector in state.items():
         if isinstance(vector, torch.Tensor) and vector.shape == (rewiring.before.active,):
-            carried = rewiring.carry(vector)
+            carried = rewiring.carry(vector, _beginning(optimizer, name))
             # In place while that is possible: it may be a view of something larger.
             state[name] = vector.copy_(carried) if carried.shape == vector.shape else carried
+
+
+def _beginning(optimizer: torch.optim.Optimizer, name: str) -> float:
+    """Give the value with which an optimizer's state of a new weight begins; a larger one means smaller first steps."""
+    if name == "sum":
+        return float(optimizer.defaults.get("initial_accumulator_value", 0.0))  # Adagrad
+    # TensorFlow's kind of RMSprop, as Stable-Baselines3 has it.
+    return 1.0 if name == "square_avg" and type(optimizer).__name__ == "RMSpropTFLike" else 0.0

@@ -21,7 +21,7 @@ class SMETAdam(torch.optim.Optimizer):
     moments start from zero, is taken for an old one: with ``betas=(0.9, 0.999)`` its first step is 3.16 times the
     learning rate, its twelfth 6.57 times. Here each weight has a count of its own, which starts when it is grown, and
     a weight takes smaller steps while it is young. Besides, a sparse layer's learning rate is multiplied by
-    ``density ** -density_exponent``.
+    ``density ** -density_exponent``, where only the features count that the layer is connected to.
 
     What is sparse is told by :func:`~sparse_rl.nn.density_of`; other parameters are of one age, and so are treated
     alike, the warm-up included. With ``warmup_steps=0`` and ``density_exponent=0``, and as long as nothing is rewired,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sparse_rl import kernels
 from sparse_rl.topology import Budget, Rewiring, Topology
 
-_SIZE = "size_of_layer"  # attribute of the parameter `values`
+_SIZE = "size_of_layer"  # attribute of the parameter `values`: how many weights there could be
 
 
 class SparseLinear(nn.Module):
@@ -43,6 +43,7 @@ class SparseLinear(nn.Module):
         # Clones: buffers are written by load_state_dict(), a topology is an immutable value.
         self.register_buffer("row_ptr", topology.row_ptr.clone())
         self.register_buffer("columns", topology.columns.clone())
+        self._n_connected = _count_connected(topology.columns)
         self.values = nn.Parameter(torch.empty(topology.active))
         self.bias = nn.Parameter(torch.empty(self.out_features)) if bias else None
         self._topology: Topology | None = topology
@@ -193,7 +194,7 @@ class SparseLinear(nn.Module):
             self.values.copy_(values)  # in place: autograd then knows that a pass from before cannot be differentiated
         self.row_ptr = rewiring.after.row_ptr.clone()
         self.columns = rewiring.after.columns.clone()
-        self._forget_caches()
+        self._note_topology()
 
     def check(self, rewiring: Rewiring) -> None:
         """
@@ -238,7 +239,8 @@ class SparseLinear(nn.Module):
 
     def _mark_values(self) -> None:
         if (values := self._parameters.get("values")) is not None:
-            setattr(values, _SIZE, self.out_features * self.in_features)
+            # Features that no neuron is connected to, as after screening, are no part of the layer.
+            setattr(values, _SIZE, self.out_features * self._n_connected)
 
     def _resize(self, active: int) -> None:
         """Make room for another number of weights, in the same parameter: optimizers know it by its identity."""
@@ -250,6 +252,12 @@ class SparseLinear(nn.Module):
             other = torch.float32 if dtype == torch.float64 else torch.float64
             self.values.data = self.values.new_empty(active, dtype=other)
             self.values.data = self.values.new_empty(active, dtype=dtype)
+
+    def _note_topology(self) -> None:
+        """Take note of another topology."""
+        self._forget_caches()
+        self._n_connected = _count_connected(self.columns)
+        self._mark_values()
 
     def _forget_caches(self) -> None:
         self._topology = None
@@ -268,6 +276,7 @@ class SparseLinear(nn.Module):
             self._forget_caches()
             error_msgs: list[str] = args[-1]
             error_msgs.append(f"invalid topology for {prefix.rstrip('.') or 'the layer'}: {error}")
+        self._note_topology()
 
     def _make_room(self, state_dict: Any, prefix: str) -> None:
         """Prepare for the state of a layer that has another number of weights; whatever does not fit is left alone."""
@@ -294,11 +303,18 @@ class SparseLinear(nn.Module):
 
 def density_of(parameter: Tensor) -> float | None:
     """
-    Tell the density of the layer whose active weights a parameter holds.
+    Tell the density of the layer whose active weights a parameter holds, among the features that it is connected to.
+
+    After screening these may be few of all; what a layer does not look at does not make it any sparser.
 
     :param parameter: any parameter of a network
-    :return: the fraction of the layer's weights that are active, in (0, 1]; ``None`` if the parameter is not the
-        ``values`` of a :class:`SparseLinear`
+    :return: the fraction of these weights that are active, in (0, 1]; ``None`` if the parameter is not the ``values``
+        of a :class:`SparseLinear`
     """
     size: int | None = getattr(parameter, _SIZE, None)
     return None if size is None else parameter.numel() / size
+
+
+def _count_connected(columns: Tensor) -> int:
+    """Count the features that at least one neuron is connected to."""
+    return int(columns.unique().numel())

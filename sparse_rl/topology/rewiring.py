@@ -33,20 +33,21 @@ class Rewiring:
         """How many weights of ``after`` are new."""
         return int((self.source < 0).sum())
 
-    def carry(self, vector: Tensor) -> Tensor:
+    def carry(self, vector: Tensor, fill: float = 0.0) -> Tensor:
         """
         Carry a per-weight vector over: values, optimizer moments, gradients.
 
-        Kept entries are copied bit for bit, entries of new weights are zero.
+        Kept entries are copied bit for bit.
 
         :param vector: tensor of shape ``(before.active,)``
+        :param fill: the entries of new weights
         :return: tensor of shape ``(after.active,)``, of the same dtype
         :raises ValueError: if the vector does not belong to ``before``
         """
         if vector.shape != (self.before.active,):
             raise ValueError(f"Expected one entry per active weight, {self.before.active}, not {tuple(vector.shape)}.")
         kept = self.source >= 0
-        carried = vector.new_zeros(self.after.active)
+        carried = vector.new_full((self.after.active,), fill)
         carried[kept] = vector[self.source[kept]]
         return carried
 
