@@ -98,6 +98,33 @@ def test_an_agent_that_acts_only(model: BaseAlgorithm, tmp_path: Path) -> None:
         load_agent(tmp_path / "agent", env=model.get_env())
 
 
+@pytest.mark.parametrize("algorithm", [sb3.SAC, sb3.PPO])
+def test_what_is_explored_depends_on_what_was_learnt(algorithm: type[BaseAlgorithm], tmp_path: Path) -> None:
+    """With gSDE the noise is drawn from a learnt scale, and not from that of a new agent."""
+    room = {"buffer_size": 1} if algorithm is sb3.SAC else {"n_steps": 64}
+    model = algorithm("MlpPolicy", "Pendulum-v1", use_sde=True, policy_kwargs=dict(SMALL), device="cpu", **room)
+    policy = model.policy.actor if algorithm is sb3.SAC else model.policy
+    with torch.no_grad():
+        policy.log_std.fill_(-30.0)
+    save_agent(model, tmp_path / "agent")
+    model.save(tmp_path / "agent.zip")
+    observation = np.ones((1, 3), np.float32)
+    for loaded in (load_agent(tmp_path / "agent"), safe_load(tmp_path / "agent.zip")):
+        drawn, mean = (loaded.predict(observation, deterministic=each)[0] for each in (False, True))
+        np.testing.assert_allclose(drawn, mean, atol=1e-6)
+
+
+def test_chance_is_kept(tmp_path: Path) -> None:
+    model = sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=1, policy_kwargs=dict(SMALL), device="cpu")
+    model.exploration_rate = 0.3
+    save_agent(model, tmp_path / "agent")
+    model.save(tmp_path / "agent.zip")
+    for loaded in (load_agent(tmp_path / "agent"), safe_load(tmp_path / "agent.zip")):
+        assert loaded.exploration_rate == 0.3
+        save_agent(loaded, tmp_path / "again")
+        assert load_agent(tmp_path / "again").exploration_rate == 0.3
+
+
 @pytest.mark.parametrize("algorithm", [SAC, TD3])
 def test_an_agent_that_acts_only_says_why_it_does_not_learn(algorithm: type[SAC], tmp_path: Path) -> None:
     policy = SparseSACPolicy if algorithm is SAC else SparseTD3Policy

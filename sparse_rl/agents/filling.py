@@ -41,6 +41,8 @@ def fill(model: BaseAlgorithm, policy: Mapping[str, Tensor], variables: Mapping[
     with th.no_grad():
         for name, tensor in own.items():
             tensor.copy_(variables[name])
+    if getattr(model, "use_sde", False):  # what is drawn depends on what has been learnt
+        model.policy.reset_noise()  # type: ignore[operator]
 
 
 def _holder(variables: Mapping[str, Tensor]) -> th.nn.Module:

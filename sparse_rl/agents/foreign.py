@@ -77,6 +77,9 @@ def safe_load(
     fill(model, policy, {name: each for name, each in variables.items() if name in variables_of(model)}, where)
     steps = data.get("num_timesteps")
     model.num_timesteps = steps if type(steps) is int and steps >= 0 else 0
+    exploration = data.get("exploration_rate")
+    if hasattr(model, "exploration_rate") and isinstance(exploration, int | float) and 0 <= exploration <= 1:
+        model.exploration_rate = float(exploration)
     return model
 
 

@@ -44,6 +44,7 @@ FORMER = ".former"  # in an agent's folder, for a moment: the agent that is bein
 MOST_CONFIG_BYTES = 2**22
 _POLICY = "policy."  # before the names of the policy's tensors
 _PHASE = "phase"  # in the metadata of the file of tensors
+_EXPLORATION = "exploration_rate"  # the same, of an agent that explores by chance
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def save_agent(model: BaseAlgorithm, folder: Path | str, acting_only: bool = Fal
     phase = view.phase if phase is None else phase
     if phase is not None:
         metadata[_PHASE] = phase
+    if (exploration := getattr(model, _EXPLORATION, None)) is not None:
+        metadata[_EXPLORATION] = float(exploration)
     if normalization is not None:
         tensors |= normalization.tensors()
         metadata[METADATA] = dict(normalization.settings)
@@ -174,6 +177,7 @@ class SavedAgent:
     :param normalization: the statistics by which observations are normalized; ``None`` if they are not
     :param phase: see :class:`View`
     :param num_timesteps: environment steps that it has learnt for
+    :param exploration_rate: of an agent that takes actions by chance (DQN), their fraction
     """
 
     folder: Path
@@ -183,6 +187,7 @@ class SavedAgent:
     normalization: Normalization | None
     phase: int | None
     num_timesteps: int
+    exploration_rate: float = 0.0
 
 
 def read_agent(folder: Path | str, max_bytes: int = 2**30) -> SavedAgent:
@@ -209,6 +214,9 @@ def read_agent(folder: Path | str, max_bytes: int = 2**30) -> SavedAgent:
     phase = metadata.get(_PHASE)
     if phase is not None and (type(phase) is not int or phase < 0):
         raise StorageError(f"{_PHASE} in {str(file)!r} must be a whole number of at least 0, not {str(phase)[:80]!r}.")
+    exploration = metadata.get(_EXPLORATION, 0.0)
+    if not isinstance(exploration, float) or not 0 <= exploration <= 1:
+        raise StorageError(f"{_EXPLORATION} in {str(file)!r} must lie in [0, 1], not be {str(exploration)[:80]!r}.")
     normalization = Normalization.read(tensors, metadata, repr(str(file)))
     if normalization is not None and "obs_mean" in normalization.statistics:
         shape = normalization.statistics["obs_mean"].shape
@@ -219,7 +227,7 @@ def read_agent(folder: Path | str, max_bytes: int = 2**30) -> SavedAgent:
             )
     policy = {name.removeprefix(_POLICY): each for name, each in tensors.items() if name.startswith(_POLICY)}
     variables = {name: each for name, each in tensors.items() if not name.startswith((_POLICY, PREFIX))}
-    return SavedAgent(folder, description, policy, variables, normalization, phase, steps)
+    return SavedAgent(folder, description, policy, variables, normalization, phase, steps, exploration)
 
 
 def load_agent(
@@ -261,6 +269,8 @@ def load_agent(
     model = saved.description.build(env, device, repr(str(saved.folder / CONFIG)), **changes)
     fill(model, saved.policy, saved.variables, repr(str(saved.folder / MODEL)))
     model.num_timesteps = saved.num_timesteps
+    if hasattr(model, _EXPLORATION):
+        setattr(model, _EXPLORATION, saved.exploration_rate)
     _views[model] = View(normalization, saved.phase)
     return model
 
