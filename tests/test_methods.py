@@ -295,6 +295,7 @@ def test_updates_that_change_the_budget_fall_due_at_multiples_of_the_interval_an
         (lambda: GradualPruning(begin=-1, end=9), "`begin` must be a gradient step of at least 0, not -1"),
         (lambda: GradualPruning(end=9, update_interval=0), "The update interval must be at least 1 gradient step"),
         (lambda: NeuroplasticExpansion(end=9, prune_ratio=1), "`prune_ratio` must lie in [0, 1), not 1"),
+        (lambda: SignedSET(1.0, 10, stop=30), "nothing would be left, because the last update drops without growing"),
         (lambda: RigL(stop=999), "would end before they start: `stop` is gradient step 999"),
         (lambda: GradualPruning(end=9).check(Budget(10, 11)), "`sparsity`, at the end, must not be less than"),
         (lambda: NeuroplasticExpansion(end=9).check(Budget(10, 9)), "`sparsity`, at the end, must not be more than"),

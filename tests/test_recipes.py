@@ -268,6 +268,8 @@ def test_unreadable_file(tmp_path: Path) -> None:
         ({"use_sde": 1}, "use_sde must be true or false"),
         ({"ent_coef": "atuo"}, "ent_coef must be"),
         ({"ent_coef": "auto_0"}, "ent_coef must be"),
+        ({"ent_coef": "auto_1e"}, "ent_coef must be"),
+        ({"ent_coef": "auto_1e999"}, "ent_coef must be"),
         ({"train_freq": [1, "steps"]}, "'step'"),
         ({"method": {"name": "sett"}}, "'set'"),
         ({"method": {"drop_fraction": 0.1}}, "Unknown method name"),
@@ -304,6 +306,8 @@ def test_bad_value(recipe: dict[str, Any], message: str) -> None:
 def test_good_values_pass() -> None:
     recipe = {"ent_coef": "auto_0.1", "train_freq": [1, "episode"], "sparsity": {"actor": 0.9, "critic": 0}}
     assert check_recipe(recipe, learner_defaults("sac")) == recipe
+    for word in ("auto_1", "auto_.5", "auto_1e-3", "auto_2.5e+1"):
+        assert check_recipe({"ent_coef": word}, learner_defaults("sac")) == {"ent_coef": word}
 
 
 def test_an_optimizer_is_a_word_or_has_settings() -> None:

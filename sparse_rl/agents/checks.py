@@ -1,6 +1,7 @@
 """What the values of a recipe may be. Every message is a sentence for the person who wrote the recipe."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -188,8 +189,8 @@ _LEARNER_KEYS: Mapping[str, Check] = {
 
 
 def _is_initial_value(word: str) -> bool:
-    prefix, _, number = word.partition("_")
-    return prefix == "auto" and word.isascii() and number.replace(".", "", 1).isdigit() and float(number) > 0
+    number = re.fullmatch(r"auto_((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)", word)
+    return number is not None and 0 < float(number[1]) < float("inf")
 
 
 def check_recipe(recipe: Mapping[str, Any], learner_defaults: Mapping[str, Any]) -> dict[str, Any]:

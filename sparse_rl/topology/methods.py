@@ -130,6 +130,14 @@ class SignedSET(SET):
     without growing, so that no connection is left that had no time to learn.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stop is not None and self.fraction_at(self.stop) == 1:
+            raise ValueError(
+                "With a drop fraction of 1 nothing would be left, because the last update drops without growing: give "
+                "a smaller `drop_fraction`, or leave out `stop`."
+            )
+
     def drop(self, values: Tensor, step: int) -> Tensor:
         """Choose what to drop: see :func:`~sparse_rl.topology.rewiring.drop_by_sign`."""
         return drop_by_sign(values, self.fraction_at(step))
