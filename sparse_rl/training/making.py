@@ -151,7 +151,7 @@ def check_methods(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], algo:
             if not sparse_layers(model.policy):
                 raise InputError(
                     f"None of the networks' layers would be sparse, so there is nothing for {algo} to do: at this size "
-                    "they keep all weights. Give a larger --sparsity (smaller lambdas, where there are some), or larger "
-                    "networks."
+                    "they keep all weights. Give a larger --sparsity (where there are lambdas: smaller ones), or "
+                    "larger networks."
                 )
             callback.check(model)
