@@ -24,9 +24,11 @@ CARD = """\
 | versions | {versions} |
 
 ```python
+import sparse_rl
 from sparse_rl.agents import load
 
-model = load("{algorithm}", "{environment}")
+model, env = load("{algorithm}", "{environment}"), sparse_rl.envs.make("{environment}")
+observation, _ = env.reset(seed=0)
 action, _ = model.predict(observation, deterministic=True)
 ```
 

@@ -16,9 +16,11 @@ import sparse_rl
 from sparse_rl.agents import as_trained, load_agent, load_normalization, save_agent
 from sparse_rl.agents.replay.normalization import normalize_rows
 from sparse_rl.commands.train import main
+from sparse_rl.envs import feature_names
 from sparse_rl.storage import StorageError, load_tensors, save_tensors
 from sparse_rl.training.evaluation import evaluate
 from sparse_rl.training.experiment import EVALUATION_SEED_OFFSET
+from sparse_rl.training.trained import open_trained
 
 SEED = 3
 SHORT = (
@@ -80,6 +82,13 @@ def test_evaluations_use_the_agents_statistics_and_the_environments_rewards(trai
     # The only evaluation of that run is the first episode of an environment with this seed.
     assert evaluate(trained, 1, seed=SEED + EVALUATION_SEED_OFFSET).tolist() == in_training.tolist()
     assert evaluate(trained, 1, best=True, seed=SEED + EVALUATION_SEED_OFFSET).tolist() == in_training.tolist()
+
+
+def test_features_keep_their_names(trained: Path) -> None:
+    """Normalization changes values, and nothing else."""
+    names = feature_names(open_trained(str(trained)).env())
+    assert names[:2] == ["cos joint0", "cos joint1"]
+    assert names[-1] == "noise 39"
 
 
 def test_the_recipe_is_the_zoos(trained: Path) -> None:

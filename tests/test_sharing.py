@@ -260,6 +260,7 @@ def test_nothing_is_overwritten(pushed: StandIn, capsys: pytest.CaptureFixture[s
         ("push {run}/nowhere me/it", "There is no run or agent in"),
         ("push anf-sac HalfCheetah-nois98 me/it", "Did you mean"),
         ("push {run}/best_model.agent me/it --best", "leave out --best"),
+        ("push {run}/nowhere me/it --best", "There is no run or agent in"),
         ("push {run} somebody-else/it -n 0", "the token is not valid, or may not do that"),
     ],
 )  # fmt: skip

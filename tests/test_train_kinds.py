@@ -132,7 +132,7 @@ def test_permuted_features_in_worker_processes(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_the_phase_of_the_best_agent_is_known_while_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is in the agent's own file, so there is no moment in which one of the two is older."""
     env, seen = "CartPole-v1-noise50-permute20", []
@@ -149,6 +149,7 @@ def test_the_phase_of_the_best_agent_is_known_while_the_run_goes_on(
     assert len(seen) == 3
     assert all(phase == known for phase, known in seen)
     assert seen[-1][0] > 0
+    assert "(best in this order of the features)" in capsys.readouterr().out
 
 
 def test_curves_reach_an_evaluation_when_episodes_are_long(tmp_path: Path) -> None:

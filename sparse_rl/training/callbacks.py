@@ -275,7 +275,7 @@ class EvaluationCallback(EvalCallback):
         note = ""
         if self.best_mean_reward > best:
             save_agent(self.model, agent_folder(self.folder.best_model), phase=phase)
-            note = "  (best so far)"
+            note = "  (best in this order of the features)" if phase else "  (best so far)"
         print(f"step {self.num_timesteps:>9,}: return {mean:.1f} +/- {std:.1f}{note}", flush=True)
         return goes_on
 

@@ -376,4 +376,4 @@ def commit() -> str | None:
 
 
 def _say_that_it_compiles() -> None:
-    print("compiling the kernels for this machine, once: this takes a minute or two in all", flush=True)
+    print("compiling kernels for this machine, which are kept: this takes a minute or two", flush=True)

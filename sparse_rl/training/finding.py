@@ -82,7 +82,7 @@ def find_agent(where: str, best: bool = False) -> FoundAgent:
             )
         config, which = read_config(folder), "best" if best else "last"
         return FoundAgent(agent_folder(folder / _file_names(config)[which]), folder, config, which=which)
-    if best:
+    if best and (is_agent or _is_in_the_zoo(where)):
         raise InputError(f"{where!r} is not a run, so it has no best agent: leave out --best.")
     if not is_agent:
         folder = _in_the_zoo(where)

@@ -267,6 +267,8 @@ def _missed_updates(hyperparameters: Mapping[str, Any]) -> list[str]:
         first = bisect_left(range(MOST_STEPS), True, key=lambda step: method.updates_between(0, step) > 0)
         if first == MOST_STEPS or not gradient_steps_of(hyperparameters):  # it is static; or nothing is learnt at all
             return []
+        if last == 0:
+            return ["no topology update will come: the run is too short for any. Give a larger -n."]
         earlier = "a smaller --update-interval" if end is None else "a smaller --update-interval, `begin` or `end`"
         return [
             f"no topology update will come: the first falls due at gradient step {first}, and {possible} {earlier}, or "

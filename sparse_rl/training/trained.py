@@ -27,6 +27,14 @@ from sparse_rl.training.finding import FoundAgent, find_agent
 from sparse_rl.training.vec_envs import make_vec_env, set_phase
 
 
+class _Normalized(gym.wrappers.TransformObservation[Any, Any, Any]):
+    """Shows what an agent sees: other values, of the same features."""
+
+    @property
+    def feature_names(self) -> list[str]:
+        return envs.feature_names(self.env)
+
+
 @dataclass(frozen=True)
 class Trained:
     """
@@ -85,7 +93,7 @@ class Trained:
             if phase is not None:
                 env.get_wrapper_attr("set_phase")(phase)
             if self.normalization is not None:
-                env = gym.wrappers.TransformObservation(env, self.normalization.show, env.observation_space)
+                env = _Normalized(env, self.normalization.show, env.observation_space)
         except BaseException:
             env.close()
             raise
