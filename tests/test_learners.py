@@ -366,3 +366,15 @@ def test_targets_follow_at_intervals_of_the_whole_training(activation):
     assert targets_follow_at(ours[1], 10, gradient_steps=5) == [10]  # and at 1, 4 and 7
     for one, other in zip(ours[0].policy.parameters(), ours[1].policy.parameters(), strict=True):
         assert th.equal(one, other)
+    assert ours[0].target_update_interval == 3
+    assert type(ours[0].target_update_interval) is int
+
+
+def test_the_slow_way_logs_means_over_all_steps_too():
+    models = []
+    for hidden_from_us in (False, True):
+        model = make(SAC, tau=1.0, target_update_interval=3)
+        if hidden_from_us:
+            model._follow = lambda: False
+        models.append(updated(model, 10, gradient_steps=5))
+    assert_same(*models)

@@ -167,6 +167,28 @@ def test_another_noise_than_the_buffers_is_noticed(buffer, mine, other, how, tmp
         model.learn(200, reset_num_timesteps=False)
 
 
+class Repeat(gym.Wrapper):
+    """Each action is taken twice: an episode's first transition skips an observation."""
+
+    def step(self, action):
+        self.env.step(action)
+        return self.env.step(action)
+
+
+def test_transitions_that_skip_steps_are_noticed():
+    env = DummyVecEnv([lambda: Repeat(NoiseFeatures(Count(), 0.7))])
+    with pytest.raises(ValueError, match="is not what the noise model draws"):
+        fill(buffer_for(env, ObservedReplayBuffer), env, steps=1)
+
+
+@pytest.mark.parametrize("buffer", [RedrawnReplayBuffer, ObservedReplayBuffer])
+def test_an_environment_that_is_not_permuted_is_noticed(buffer):
+    permuted = DummyVecEnv([lambda: PermuteFeatures(NoiseFeatures(Count(), 0.7), 5)])
+    plain = DummyVecEnv([lambda: NoiseFeatures(Count(), 0.7)])
+    with pytest.raises(ValueError, match="another environment"):
+        fill(buffer_for(permuted, buffer), plain, steps=1)
+
+
 @pytest.mark.parametrize("buffer", [RedrawnReplayBuffer, ObservedReplayBuffer])
 def test_copies_of_other_permutations_are_noticed(buffer):
     env = DummyVecEnv([lambda s=s: PermuteFeatures(NoiseFeatures(Count(), 0.7), 5, seed=s) for s in (1, 2)])

@@ -119,8 +119,18 @@ def test_a_workers_generators_are_kept() -> None:
     env.reset(seed=1)
     state = env.keep_state()
     drawn = [random.random(), np.random.random(), th.rand(1).item()]
-    env.restore_state(state)
+    assert env.restore_state(state) is None
     assert [random.random(), np.random.random(), th.rand(1).item()] == drawn
+
+
+def test_a_function_that_is_another_one_now_begins_an_episode() -> None:
+    env, other = RunMonitor(Fragile()), RunMonitor(Fragile())
+    for each, tool in ((env, len), (other, max)):
+        each.reset(seed=1)
+        each.unwrapped.tool = tool
+        each.step(np.zeros(1))
+    assert other.restore_state(other.keep_state()) is None
+    assert other.restore_state(env.keep_state()).shape == (3,)  # the first observation of an episode
 
 
 def test_an_environment_that_fails_can_be_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,20 @@ from sparse_rl.agents.passes import sac_actor, sac_critics
 from sparse_rl.nn import FeatureMajorMLP, Stack
 
 
+class _Interval(int):
+    """A number that, as a divisor, counts what was before: ``step % interval`` is the rest of ``before + step``."""
+
+    before: int
+
+    def __new__(cls, interval: int, before: int) -> "_Interval":
+        self = super().__new__(cls, interval)
+        self.before = before
+        return self
+
+    def __rmod__(self, step: int) -> int:
+        return (self.before + step) % int(self)
+
+
 @dataclass
 class _Fast:
     action_bounds: tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -115,20 +129,13 @@ class SAC(FastLearner, stable_baselines3.SAC):
             self.logger.record(f"train/{name}", fmean(loss[name] for loss in losses))
 
     def _train_slowly(self, gradient_steps: int, batch_size: int) -> None:
-        """Let Stable-Baselines3 train: in parts, so that only at the first step of a part targets can be due."""
-        tau, interval = self.tau, self.target_update_interval
-        if interval == 1:
+        """Let Stable-Baselines3 train, which counts from 0, with an interval that counts from the beginning."""
+        interval = self.target_update_interval
+        self.target_update_interval = _Interval(interval, self._n_updates)
+        try:
             super().train(gradient_steps, batch_size)
-            return
-        while gradient_steps > 0:
-            wait = -self._n_updates % interval
-            part = min(gradient_steps, wait or interval)
-            self.tau = 0.0 if wait else tau  # at that step Stable-Baselines3 lets them follow in any case
-            try:
-                super().train(part, batch_size)
-            finally:
-                self.tau = tau
-            gradient_steps -= part
+        finally:
+            self.target_update_interval = interval
 
     def _take_gradient_step(self, fast: _Fast, n: int, step: int, threads: int) -> dict[str, float]:
         """Update actor, critics and entropy coefficient once, and give the losses."""

@@ -106,7 +106,8 @@ class ReplayLog:
 
     def cut_off(self, row: int, rank: int) -> None:
         """
-        Let an episode end, if it did not, with a transition that is in the buffer already, as if for a time limit.
+        Let an episode end, if it did not, with a transition that is in the buffer already: as if for a time limit, if
+        the buffer has the observation after it.
 
         :param row: how many rows had been added before it
         :param rank: the copy of the environment

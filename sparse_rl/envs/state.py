@@ -1,5 +1,6 @@
 """What an environment is in the middle of: its state as plain values and arrays, and back into place, to the bit."""
 
+import inspect
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from copy import deepcopy
@@ -78,22 +79,23 @@ def state_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
     return {"layers": kept, "obstacles": obstacles}
 
 
-def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
+def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> list[str]:
     """
     Put an environment that was made in the same way, and reset, into a state.
 
-    If the state has obstacles, the environment has to be reset after that, so as to begin an episode: its counters and
-    generators then are where they would be.
+    If the state has obstacles, or something could not be put back, the environment has to be reset after that, so as to
+    begin an episode: its counters and generators then are where they would be.
 
     :param env: the environment
     :param state: what :func:`state_of` gave
+    :return: what could not be put back, in words: functions and classes that are others now. Only methods of the
+        environment itself can change places
     :raises StateError: if the state is that of another environment
     """
     layers = list(_layers(env))
     if [type(layer).__name__ for layer in layers] != [kept["type"] for kept in state["layers"]]:
         raise StateError(f"The state is that of another environment than {env}.")
-    for layer, kept in zip(layers, state["layers"], strict=True):
-        _restore_layer(layer, kept)
+    return [word for layer, kept in zip(layers, state["layers"], strict=True) for word in _restore_layer(layer, kept)]
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
@@ -107,13 +109,17 @@ def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
 def _keep_layer(layer: gym.Env[Any, Any], obstacles: list[str], seen: _Seen) -> dict[str, Any]:
     values: dict[str, Any] = {}
     objects: dict[str, Any] = {}
+    names: dict[str, str] = {}
     own = _own_attributes(layer)
     n_before = len(obstacles)
     for name, value in _attributes(layer).items():
-        if name in _skipped(layer) | own or _is_as_built(value, layer):
+        if name in _skipped(layer) | own:
             continue
         try:
-            if is_object(value):
+            if _is_as_built(value, layer):
+                if (word := _name_of(value, layer)) is not None:
+                    names[name] = word
+            elif is_object(value):
                 objects[name] = keep(value)
             else:
                 values[name] = _copy(value, seen)
@@ -124,37 +130,32 @@ def _keep_layer(layer: gym.Env[Any, Any], obstacles: list[str], seen: _Seen) -> 
         # What is plain may belong to what is not; generators belong to nothing.
         kept["objects"] = {name: objects[name] for name in (_GENERATOR,) if name in objects}
         return kept
-    kept["values"] = values
-    kept["names"] = {
-        name: word
-        for name, value in _attributes(layer).items()
-        if name not in _skipped(layer) | own and (word := _name_of(value, layer)) is not None
-    }
+    kept |= {"values": values, "names": names}
     if isinstance(layer, KeepsItself):
         kept["own"] = layer.own_state()
     return kept
 
 
-def _restore_layer(layer: gym.Env[Any, Any], kept: dict[str, Any]) -> None:
+def _restore_layer(layer: gym.Env[Any, Any], kept: dict[str, Any]) -> list[str]:
     present = _attributes(layer)
     for name, state in kept["objects"].items():
         if not is_object(present.get(name)):
             raise StateError(f"{type(layer).__name__}.{name} has a state, but is a {type(present.get(name)).__name__}.")
         put_back(present[name], state)
     if "values" not in kept:
-        return
+        return []
+    names: dict[str, str] = kept.get("names", {})  # checkpoints of older versions have none
     known = {name for name, value in present.items() if not (_is_as_built(value, layer) or is_object(value))}
-    for name in known - set(kept["values"]) - _skipped(layer) - _own_attributes(layer):
+    for name in known - set(kept["values"]) - set(names) - _skipped(layer) - _own_attributes(layer):
         delattr(layer, name)
     for name, value in kept["values"].items():
         # What is as it was stays: somebody else may hold it too.
         if name not in present or not _is_same(present[name], value):
             setattr(layer, name, deepcopy(value))
-    for name, word in kept["names"].items():
-        if _name_of(present.get(name), layer) != word:
-            setattr(layer, name, _method_of(layer, name, word))
     if isinstance(layer, KeepsItself):
         layer.restore_own_state(kept["own"])
+    words = (_put_name_back(layer, name, present.get(name), word) for name, word in names.items())
+    return [word for word in words if word is not None]
 
 
 def _attributes(layer: gym.Env[Any, Any]) -> dict[str, Any]:
@@ -181,27 +182,41 @@ def _is_as_built(value: object, layer: gym.Env[Any, Any]) -> bool:
 
 
 def _name_of(value: object, layer: gym.Env[Any, Any]) -> str | None:
-    """Name a function, a class or a module, of which an attribute may get another one in the middle of an episode."""
+    """
+    Name a function, a class or a module, of which an attribute may get another one in the middle of an episode.
+
+    :raises StateError: if it is a method that has no name by which it could be found again
+    """
     if isinstance(value, MethodType):
         for whose, owner in (("its", layer), ("the base environment's", layer.unwrapped)):
             if value.__self__ is owner:
-                return f"{whose} {value.__name__}"
+                return f"{whose} {_name_in_class(value, owner)}"
     if isinstance(value, type | FunctionType | MethodType | BuiltinFunctionType):
         return f"{value.__module__}.{value.__qualname__}"
     return value.__name__ if isinstance(value, ModuleType) else None
 
 
-def _method_of(layer: gym.Env[Any, Any], name: str, word: str) -> Any:
-    """Find the method that an attribute had; functions from elsewhere are not looked up by what a file says."""
+def _name_in_class(method: MethodType, owner: gym.Env[Any, Any]) -> str:
+    """Find by what name its class knows a method, whatever the method calls itself."""
+    names = (name for name in dir(type(owner)) if inspect.getattr_static(type(owner), name) is method.__func__)
+    if (name := next(names, None)) is None:
+        raise StateError("a method")
+    return name
+
+
+def _put_name_back(layer: gym.Env[Any, Any], name: str, present: object, word: str) -> str | None:
+    """Give an attribute the method that it had; else say what it had. A file cannot say what else is looked up."""
+    try:
+        if _name_of(present, layer) == word:
+            return None
+    except StateError:
+        pass
     whose, _, method = word.rpartition(" ")
     owner = {"its": layer, "the base environment's": layer.unwrapped}.get(whose)
-    if owner is None or not isinstance(getattr(type(owner), method, None), FunctionType):
-        present = _name_of(_attributes(layer).get(name), layer)
-        raise StateError(
-            f"{type(layer).__name__}.{name} was {word}, and is {present} in an environment that has just been reset: "
-            "only methods of the environment itself can be restored."
-        )
-    return getattr(owner, method)
+    if owner is None or not isinstance(inspect.getattr_static(type(owner), method, None), FunctionType):
+        return f"{type(layer).__name__}.{name} ({word})"
+    setattr(layer, name, getattr(owner, method))
+    return None
 
 
 def _copy(value: Any, seen: _Seen) -> Any:

@@ -18,9 +18,9 @@ def rewire_layer(
     Rewire a layer, its optimizer state, and the layers that share its topology.
 
     The number of active weights may change; the layer's parameter stays the same object, and its optimizer the same.
-    Weights that are kept keep value and optimizer state bit for bit. The value of new ones is zero; their state is what
-    the optimizer begins with, which for nearly all is zero too. Followers (target networks) keep their own values,
-    which are Polyak averages, and take the same positions.
+    Weights that are kept keep value and optimizer state bit for bit; new ones start from zero in both. (In the state of
+    Adagrad and RMSpropTFLike they start where these do.) Followers (target networks) keep their own values, which are
+    Polyak averages, and take the same positions.
 
     :param layer: the layer whose topology changes
     :param rewiring: the change

@@ -235,6 +235,8 @@ class SparseLinear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if "_n_connected" not in state:  # a pickle of an older version
+            self._n_connected = _count_connected(self.columns)
         self._mark_values()  # a copy of a parameter has not its attributes
 
     def _mark_values(self) -> None:

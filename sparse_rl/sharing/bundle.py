@@ -24,6 +24,7 @@ from sparse_rl.storage import StorageError, open_regular, read_yaml
 from sparse_rl.training.evaluation import returns_of
 from sparse_rl.training.existing import read_config
 from sparse_rl.training.finding import FoundAgent
+from sparse_rl.training.plan import EVALUATION_SEED
 from sparse_rl.training.returns import MOST_BYTES as MOST_EVALUATION_BYTES
 from sparse_rl.training.returns import read_evaluations
 from sparse_rl.training.run_folder import EVALUATIONS, PICTURE, SETTINGS, SUMMARY, agent_folder, file_name
@@ -81,7 +82,7 @@ def collect(
     env: str | None = None,
     phase: int | None = None,
     episodes: int = 20,
-    seed: int = 0,
+    seed: int = EVALUATION_SEED,
     trust: bool = False,
 ) -> Bundle:
     """

@@ -202,7 +202,13 @@ class ResumeCallback(BaseCallback):
             restore_agent(model, state["agent"])
             if self._log is not None:
                 self._log.restore(state["replay"])
-            self._begin_episodes(put_back(self.training_env, state["training"]))
+            begun = put_back(self.training_env, state["training"])
+            if begun and not obstacles(state["training"]):
+                _say(
+                    "the environment calls other functions or classes than when the checkpoint was taken, which cannot "
+                    "be put back. The run begins with a new episode, so it is not the same bit for bit."
+                )
+            self._begin_episodes(begun)
             if self.eval_env is not None:
                 put_back(self.eval_env, state["evaluation"])
             self._continue_files(state)

@@ -135,12 +135,13 @@ class RunMonitor(Monitor[Any, Any]):
         :return: the first observation of that next episode; ``None`` if the state is exactly that of then
         :raises StateError: if it is the state of another environment
         """
-        restore(self, state["env"])
+        missing = restore(self, state["env"])
         if state["generators"] is not None and self.is_in_worker:
             random.setstate(state["generators"][0])
             np.random.set_state(state["generators"][1])
-            th.set_rng_state(th.from_numpy(state["generators"][2]))
-        if not state["env"]["obstacles"]:
+            for torchs in state["generators"][2:]:  # checkpoints of older versions have none
+                th.set_rng_state(th.from_numpy(torchs))
+        if not (state["env"]["obstacles"] or missing):
             return None
         observation, _ = self.reset()
         return np.asarray(observation)

@@ -17,6 +17,7 @@ import numpy as np
 from sparse_rl.inputs import InputError
 from sparse_rl.names import unknown
 from sparse_rl.storage import move_into_place
+from sparse_rl.training.plan import EVALUATION_SEED
 from sparse_rl.training.trained import Trained
 
 FORMATS = (".mp4", ".gif")
@@ -176,7 +177,7 @@ def drawable(trained: Trained, render_mode: str) -> Iterator[gym.Env[Any, Any]]:
 
 
 def record(
-    trained: Trained, path: Path, episodes: int = 1, seed: int = 0, most_steps: int | None = None
+    trained: Trained, path: Path, episodes: int = 1, seed: int = EVALUATION_SEED, most_steps: int | None = None
 ) -> tuple[list[float], int]:
     """
     Make a video of an agent.

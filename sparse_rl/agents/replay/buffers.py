@@ -114,13 +114,17 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         :param done: of shape ``(n_envs,)``
         :param infos: one for each environment, of the step that led to ``next_obs``; ``"phase"`` says in which order
             its features are, ``"noise"`` where their noise comes from
-        :raises ValueError: if an episode begins, and its noise is not what the noise model draws
+        :raises ValueError: if this is the first transition, or an episode begins, and its noise is not what the noise
+            model draws
         """
+        if self.permutation_seed is not None and any("phase" not in info for info in infos):
+            raise ValueError(self._another_environment())
         # Without a permutation, a "phase" is somebody else's.
-        phases = [0 if self.permutation_seed is None else int(info.get("phase", 0)) for info in infos]
+        phases = [0 if self.permutation_seed is None else int(info["phase"]) for info in infos]
+        is_first = self.pos == 0 and not self.full
         for copy, info in enumerate(infos):
             # A model may be given another environment, and not all wrappers have a name to know them by.
-            if info.get("noise", {}).get("step") == 1:
+            if "noise" in info and (is_first or info["noise"]["step"] == 1):
                 self._check(obs[copy], None if done[copy] else next_obs[copy], info["noise"], phases[copy])
         self._remember(infos, phases)
         real = np.stack([self._positions(phase)[: self.noise_model.n_real] for phase in phases])
@@ -134,17 +138,20 @@ class CompactReplayBuffer(ReplayBuffer, ABC):
         )
 
     def _check(self, obs: NDArray[Any], next_obs: NDArray[Any] | None, place: dict[str, int], phase: int) -> None:
-        """Check the noise of an episode's first step; ``None`` for a last observation, which may have been rounded."""
-        noise = self.noise_model.draw(place["seed"], place["episode"], np.arange(2))
+        """Check the noise of a transition; ``None`` for a last observation, which may have been rounded."""
+        noise = self.noise_model.draw(place["seed"], place["episode"], np.arange(place["step"] - 1, place["step"] + 1))
         positions = self._positions(phase)[self.noise_model.n_real :]
         for drawn, seen in zip(noise.T, (obs, next_obs), strict=True):
             if seen is not None and not np.array_equal(drawn, seen[positions].astype(np.float32)):
-                raise ValueError(
-                    "The noise that was observed is not what the noise model draws: this is another environment than "
-                    "the one whose replay_buffer_kwargs the buffer was made with, or its copies differ, or something "
-                    f"above NoiseFeatures changes observations. Give {type(self).__name__}.kwargs_for() of this "
-                    "environment, or use Stable-Baselines3's own ReplayBuffer."
-                )
+                raise ValueError(self._another_environment())
+
+    def _another_environment(self) -> str:
+        return (
+            "The noise that was observed is not what the noise model draws: this is another environment than the one "
+            "whose replay_buffer_kwargs the buffer was made with, or its copies differ, or something above "
+            f"NoiseFeatures changes observations. Give {type(self).__name__}.kwargs_for() of this environment, or use "
+            "Stable-Baselines3's own ReplayBuffer."
+        )
 
     @abstractmethod
     def _remember(self, infos: list[dict[str, Any]], phases: list[int]) -> None:
