@@ -260,7 +260,8 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path: Path, is_buffere
 
 @pytest.mark.parametrize("nohup", [False, True])
 def test_a_terminal_that_is_closed_ends_a_run_cleanly_but_for_nohup(tmp_path: Path, nohup: bool) -> None:
-    words = f"--algo sac --env {ENV} -n 4000 --eval-freq -1 {QUICK} {tmp_path} --num-threads 1"
+    steps = 1000 if nohup else 4000  # to be taken, or never
+    words = f"--algo sac --env {ENV} -n {steps} --eval-freq -1 {QUICK} {tmp_path} --num-threads 1"
     command = [sys.executable, "train.py", *words.split()]
     pid, terminal = pty.fork()
     if pid == 0:  # a process of its own, with a terminal that controls it
