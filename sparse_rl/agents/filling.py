@@ -1,6 +1,7 @@
 """From tensors that somebody stored to an agent that has them: compared first, copied then."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -41,8 +42,9 @@ def fill(model: BaseAlgorithm, policy: Mapping[str, Tensor], variables: Mapping[
     with th.no_grad():
         for name, tensor in own.items():
             tensor.copy_(variables[name])
-    if getattr(model, "use_sde", False):  # what is drawn depends on what has been learnt
-        model.policy.reset_noise()  # type: ignore[operator]
+    if getattr(model, "use_sde", False):
+        exploring: Any = model.policy  # no class that these policies share has the method
+        exploring.reset_noise()  # what is drawn depends on what has been learnt
 
 
 def _holder(variables: Mapping[str, Tensor]) -> th.nn.Module:
